@@ -1,0 +1,34 @@
+"""The blend of two latents and the noise of its background (paper, section 3.2 and algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def keep_background(z: Tensor, z_init: Tensor, m: Tensor) -> Tensor:
+    """The last blend, at noise level 0: z where the mask reaches, z_init itself, bit for bit, where it does not.
+
+    Args:
+        z: (B, C, ..., h, w) result.
+        z_init: the source latent, broadcastable to z.
+        m: broadcastable to z, in 0..1; > 0 counts as reached, since a soft edge was mixed before.
+    """
+    return torch.where(m > 0, z, z_init)
+
+
+class NoiseDraws:
+    """Unit noise for each sample of a batch from a generator of the sample's own, on the CPU: alike on every device and for
+    every batch that the sample is drawn in. No global random state moves.
+
+    The first draw of a seed is the noise that ComfyUI's samplers start from with that seed.
+    """
+
+    def __init__(self, seeds: list[int], shape: tuple[int, ...]) -> None:
+        """seeds: one a sample, 0..2^64 - 1. shape: of one sample, (C, ..., h, w)."""
+        self.generators = [torch.Generator(device="cpu").manual_seed(seed) for seed in seeds]
+        self.shape = shape
+
+    def draw(self) -> Tensor:
+        """The next noise, (B, C, ..., h, w), float32, on the CPU."""
+        return torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])

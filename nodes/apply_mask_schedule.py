@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..bld.schedule import MaskSchedule
+from .sampling import mask_function
+from .types import CATEGORY, MaskScheduleType
+
+
+class ApplyMaskSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ApplyMaskSchedule",
+            display_name="Apply Mask Schedule",
+            category=CATEGORY,
+            description="Progressive mask shrinking for any sampler: patches the model so that each step blends with the mask of its stage. The latent needs "
+            "a noise mask; Latent Mask Resize gives it one.",
+            search_aliases=["progressive mask shrinking", "model patch", "inpaint", "blended latent diffusion"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to patch; the one passed in stays as it is."),
+                MaskScheduleType.Input("mask_schedule", tooltip="From Progressive Mask Dilate."),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="For any sampler: KSampler, KSampler (Advanced), SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, model: ModelPatcher, mask_schedule: MaskSchedule) -> io.NodeOutput:
+        patched = model.clone()
+        patched.set_model_denoise_mask_function(mask_function(mask_schedule, model.model_options.get("denoise_mask_function")))
+        return io.NodeOutput(patched)

@@ -1,0 +1,59 @@
+"""One clear sentence for a bad input: what it is called, what it was and what it must be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def as_mask(mask: Tensor, name: str = "mask") -> Tensor:
+    """A MASK as (B, H, W), float32; a bare (H, W) counts as a batch of one.
+
+    Raises ValueError for another rank, an empty side, NaN or values outside 0..1.
+    """
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or mask.numel() == 0:
+        raise ValueError(f"{name} had shape {list(mask.shape)}, must be (batch, height, width).")
+    mask = mask.float()
+    if not torch.isfinite(mask).all():
+        raise ValueError(f"{name} contains NaN or infinite values, must be in 0..1.")
+    if mask.min() < 0 or mask.max() > 1:
+        raise ValueError(f"{name} had values from {float(mask.min()):.3g} to {float(mask.max()):.3g}, must be in 0..1.")
+    return mask
+
+
+def as_samples(latent: dict, name: str = "latent") -> Tensor:
+    """The samples of an image LATENT, (B, C, h, w) or with one frame (B, C, 1, h, w).
+
+    Raises ValueError where there are none, where they hold NaN, and for nested or video latents.
+    """
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if samples is None:
+        raise ValueError(f"{name} holds no samples, must be a LATENT from a VAE Encode or an Empty Latent node.")
+    if getattr(samples, "is_nested", False):
+        raise ValueError(f"{name} is a nested latent (audio and video together), must be an image latent.")
+    if samples.ndim not in (4, 5) or (samples.ndim == 5 and samples.shape[2] != 1):
+        raise ValueError(f"{name} had shape {list(samples.shape)}, must be an image latent (batch, channels, height, width).")
+    if not torch.isfinite(samples).all():
+        raise ValueError(f"{name} contains NaN or infinite values: look at the node that made it.")
+    return samples
+
+
+def check_batch(count: int, batch: int, name: str, of: str) -> None:
+    """One for all or one each: raises ValueError for any other count, so that nothing is cycled or cut silently."""
+    if count not in (1, batch):
+        raise ValueError(f"{name} has {count} in its batch, but {of} has {batch}: give one for all, or one each.")
+
+
+def as_picture(image: Tensor, name: str = "image") -> Tensor:
+    """An IMAGE as (B, 3, H, W), float32; alpha is dropped.
+
+    Raises ValueError for another rank, fewer than three channels or NaN.
+    """
+    if image.ndim != 4 or image.shape[-1] < 3:
+        raise ValueError(f"{name} had shape {list(image.shape)}, must be (batch, height, width, 3).")
+    image = image[..., :3].float()
+    if not torch.isfinite(image).all():
+        raise ValueError(f"{name} contains NaN or infinite values, must be in 0..1.")
+    return image.movedim(-1, 1).contiguous()

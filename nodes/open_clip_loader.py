@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from . import clip
+from .types import CATEGORY, OpenClipType
+
+
+class OpenClipLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="OpenClipLoader",
+            display_name="Load OpenCLIP",
+            category=CATEGORY,
+            description="Loads a CLIP with both towers for Clip Rank Batch. The CLIP of a checkpoint cannot rank: it lacks the picture's side.",
+            search_aliases=["clip", "open_clip", "clip loader", "ranking", "blended latent diffusion"],
+            inputs=[
+                io.Combo.Input(
+                    "clip_name",
+                    options=[*clip.files(), *clip.TAGS],
+                    tooltip="A .safetensors of models/open_clip, with its open_clip config (same name, .json) beside it, or named by its architecture, "
+                    "such as ViT-B-16.safetensors; or one of open_clip's pretrained models. The paper: ViT-B-16 openai.",
+                ),
+                io.Boolean.Input(
+                    "download",
+                    default=False,
+                    advanced=True,
+                    tooltip="Lets open_clip fetch a pretrained model from the Hugging Face Hub into its cache. Off, nothing is ever downloaded.",
+                ),
+            ],
+            outputs=[OpenClipType.Output(display_name="clip", tooltip="For Clip Rank Batch.")],
+        )
+
+    @classmethod
+    def execute(cls, clip_name: str, download: bool = False) -> io.NodeOutput:
+        if clip_name not in clip.TAGS:
+            return io.NodeOutput(clip.load_file(clip_name))
+        if not download:
+            raise ValueError(
+                f"clip_name is {clip_name}, a model to download, but download is off: switch it on, or put its weights into models/open_clip."
+            )
+        architecture, pretrained = clip_name.split()
+        return io.NodeOutput(clip.load(clip_name, pretrained, architecture))

@@ -1,0 +1,10 @@
+"""Types that travel between our nodes, and the category they stand in."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+CATEGORY = "Blended Latent Diffusion"
+
+MaskScheduleType = io.Custom("MASK_SCHEDULE")
+OpenClipType = io.Custom("OPEN_CLIP")
