@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Show, try, test and measure the node pack in a real ComfyUI: demo | serve | test | bench.
+
+Needs nothing but Python 3.10. Without --comfyui it sets up the pinned ComfyUI in your cache folder on the first run.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+if sys.version_info < (3, 10):  # noqa: UP036 - the one file that an older Python gets to read
+    sys.exit("Python 3.10 or newer is needed; this is {}.{}.".format(*sys.version_info))
+
+from host import HostError  # noqa: E402
+from host.browser import find_browser  # noqa: E402
+from host.provision import Builder, Host, cache_root, existing  # noqa: E402
+
+
+def main() -> int:
+    """Run the command that the arguments name; returns the exit status."""
+    options, rest = parser().parse_known_args()
+    if rest and options.command not in ("test", "bench"):
+        parser().error(f"unknown argument: {rest[0]}")
+    try:
+        return options.call(options, rest)
+    except HostError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--comfyui", type=Path, metavar="PATH", help="use this ComfyUI with the Python it runs on")
+    common.add_argument("--python", type=Path, metavar="PATH", help="the Python of that ComfyUI, where it is not found")
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | test | bench")
+
+    def add(name: str, call: Callable[[argparse.Namespace, list[str]], int], text: str) -> argparse.ArgumentParser:
+        # An abbreviation such as --co is for pytest or the benchmark, not for --comfyui.
+        command = commands.add_parser(name, parents=[common], help=text, description=text, allow_abbrev=False)
+        command.set_defaults(call=call)
+        return command
+
+    demo = add("demo", run_demo, "edit a picture and write all its stages to output/")
+    demo.add_argument("--prompt", help="what to put under the mask")
+    demo.add_argument("--seed", type=int, help="another seed gives other candidates")
+    add("serve", run_serve, "open ComfyUI with the pack and its example workflows")
+    test = add("test", run_test, "run the tests; further arguments go to pytest")
+    test.add_argument("--fast", action="store_true", help="only the tests that need no server")
+    bench = add("bench", run_bench, "run one benchmark; further arguments go to it")
+    bench.add_argument("name", nargs="?", help=f"one of: {', '.join(benches()) or 'none yet'}")
+    return result
+
+
+def run_demo(options: argparse.Namespace, rest: list[str]) -> int:
+    """The whole pipeline, headless."""
+    host = find_host(options)
+    arguments = ["--prompt", options.prompt] if options.prompt else []
+    arguments += ["--seed", str(options.seed)] if options.seed is not None else []
+    return run(host, ["-m", "host.demo", *host_arguments(host), *arguments], [ROOT])
+
+
+def run_serve(options: argparse.Namespace, rest: list[str]) -> int:
+    """The real user interface."""
+    host = find_host(options)
+    return run(host, ["-m", "host.serve", *host_arguments(host)], [ROOT])
+
+
+def run_test(options: argparse.Namespace, rest: list[str]) -> int:
+    """The tests, with a browser unless they are to be fast."""
+    host = find_host(options, tests=True)
+    arguments = [*host_arguments(host), "-c", str(ROOT / "tests" / "pytest.ini"), "--rootdir", str(ROOT / "tests")]
+    if options.fast:
+        arguments += ["-m", "not server and not browser"]
+    else:
+        arguments += ["--browser", str(find_browser(host.python, host.environment()))]
+    named = any(is_test_path(word) for word in rest)
+    targets = [] if named else [str(ROOT / "tests")]
+    return run(host, ["-m", "pytest", *arguments, *rest, *targets], [host.comfyui, ROOT])
+
+
+def is_test_path(word: str) -> bool:
+    """Whether an argument for pytest names a file or folder of the tests."""
+    path = Path(word.partition("::")[0])
+    return path.exists() and (ROOT / "tests") in (path.resolve(), *path.resolve().parents)
+
+
+def run_bench(options: argparse.Namespace, rest: list[str]) -> int:
+    """One script of bench/. Raises HostError."""
+    known = benches()
+    if options.name not in known:
+        told = f"There is no benchmark {options.name}" if options.name else "Name a benchmark"
+        raise HostError(f"{told}; there are: {', '.join(known) or 'none yet'}.")
+    host = find_host(options)
+    script = ROOT / "bench" / f"{options.name.replace('-', '_')}.py"
+    return run(host, [str(script), *rest], [host.comfyui, ROOT])
+
+
+def benches() -> list[str]:
+    """The names of the benchmarks."""
+    names = (path.stem.replace("_", "-") for path in (ROOT / "bench").glob("*.py"))
+    return sorted(name for name in names if not name.startswith("-"))
+
+
+def find_host(options: argparse.Namespace, tests: bool = False) -> Host:
+    """The ComfyUI that the options ask for, set up if need be. Raises HostError."""
+    if options.comfyui:
+        return existing(options.comfyui, options.python, tests, cache_root())
+    if options.python:
+        raise HostError("--python goes with --comfyui: it names the Python that this ComfyUI runs on.")
+    return Builder(cache_root()).host(tests)
+
+
+def host_arguments(host: Host) -> list[str]:
+    """How a child process under the host's Python learns about the host."""
+    return ["--comfyui", str(host.comfyui), *(["--overlay", str(host.overlay)] if host.overlay else [])]
+
+
+def run(host: Host, arguments: list[str], paths: list[Path]) -> int:
+    """Run the host's Python in the repository root, in place of this process where the system can."""
+    command, environment = [str(host.python), *arguments], host.environment(*paths)
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    if os.name != "nt":
+        os.execve(command[0], command, environment)  # so that signals reach it, and nothing is left to pass them on
+    with subprocess.Popen(command, env=environment) as child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                continue  # the console has sent it to the child too
+
+
+if __name__ == "__main__":
+    sys.exit(main())

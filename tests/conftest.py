@@ -1,0 +1,130 @@
+"""Fixtures: the pack loaded as ComfyUI loads it, a real server, a client of it, and a real browser."""
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK = "blended_latent_diffusion"
+SHOTS = ROOT / "output" / "screenshots"
+BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The facts about the host, which run.py passes."""
+    parser.addoption("--comfyui", type=Path, help="the ComfyUI tree; this Python has its packages")
+    parser.addoption("--overlay", type=Path, help="a folder of packages that this Python lacks")
+    parser.addoption("--browser", type=Path, help="a Chromium-like browser")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put ComfyUI first and the repository last on the path: both have something called nodes."""
+    comfyui = config.getoption("--comfyui")
+    if comfyui is None:
+        raise pytest.UsageError("run the tests with: python run.py test")
+    others = [path for path in sys.path if Path(path or os.curdir).resolve() not in (ROOT, comfyui)]
+    sys.path[:] = [str(comfyui), *others, str(ROOT)]
+    sys.meta_path.append(PackFinder())
+    use_the_device_there_is()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a server or a browser, so that none can be forgotten."""
+    for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        if names & {"server", "client", "open_server", "ui"}:
+            item.add_marker("server")
+        if "ui" in names:
+            item.add_marker("browser")
+
+
+@pytest.fixture(scope="session")
+def host(pytestconfig: pytest.Config) -> Any:
+    """The host that the tests run on."""
+    from host.provision import Host
+    return Host(Path(sys.executable), pytestconfig.getoption("--comfyui"), pytestconfig.getoption("--overlay"))
+
+
+class PackFinder(importlib.abc.MetaPathFinder):
+    """Lets tests import the pack by name, as ComfyUI loads it: from its file, whatever its folder is called."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """The pack's spec under its one name; its submodules are found through it."""
+        if name != PACK:
+            return None
+        location = ROOT / "__init__.py"
+        return importlib.util.spec_from_file_location(name, location, submodule_search_locations=[str(ROOT)])
+
+
+def use_the_device_there_is() -> None:
+    """Tell ComfyUI to use the CPU where torch has nothing else; it must hear that before anything of it is imported."""
+    import torch
+    from comfy.cli_args import args
+    args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+@pytest.fixture(scope="session")
+def pack() -> ModuleType:
+    """This pack, as a module; `from blended_latent_diffusion.bld import masks` works too."""
+    return importlib.import_module(PACK)
+
+
+@pytest.fixture(scope="session")
+def open_server(host: Any) -> Callable[..., Any]:
+    """Makes servers on this host: open_server(packs=..., ...), to be used in a with statement."""
+    from host.server import Server
+    return lambda **options: Server(host, **options)
+
+
+@pytest.fixture(scope="session")
+def server(open_server: Callable[..., Any]) -> Iterator[Any]:
+    """One real server for all tests, with this pack and the demo model."""
+    from host.demo import INPUTS
+    with open_server(inputs=[INPUTS]) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Any) -> Iterator[Any]:
+    """A client of the server, with a websocket of its own."""
+    from host.client import Client
+    from host.server import log_tail
+    with Client(server.url, diagnose=lambda: log_tail(server.log())) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def chromium(pytestconfig: pytest.Config) -> Iterator[Any]:
+    """The browser."""
+    from playwright.sync_api import sync_playwright
+    path = pytestconfig.getoption("--browser")
+    assert path is not None, "the browser tests need --browser; python run.py test passes it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(path), args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def ui(chromium: Any, server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The real user interface in a real browser; it ends in a picture of the screen under output/screenshots."""
+    from ui import Ui
+    context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+    opened = Ui(context.new_page(), server.url)
+    yield opened
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w-]+", "_", request.node.name).strip("_")
+    opened.page.screenshot(path=SHOTS / f"{name}.png")
+    context.close()
