@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--comfyui", type=Path, help="the ComfyUI tree; this Python has its packages")
     parser.addoption("--overlay", type=Path, help="a folder of packages that this Python lacks")
     parser.addoption("--browser", type=Path, help="a Chromium-like browser")
+    parser.addoption("--update-interface", action="store_true", help="record the nodes' public interface anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -128,3 +130,49 @@ def ui(chromium: Any, server: Any, request: pytest.FixtureRequest) -> Iterator[A
     name = re.sub(r"[^\w-]+", "_", request.node.name).strip("_")
     opened.page.screenshot(path=SHOTS / f"{name}.png")
     context.close()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The demo's edit, loaded: model, VAE, source picture (1, 128, 128, 3), mask (1, 128, 128), latent and prompts."""
+
+    model: Any
+    clip: Any
+    vae: Any
+    image: Any
+    mask: Any
+    latent: dict[str, Any]
+    positive: list[Any]
+    negative: list[Any]
+
+
+@pytest.fixture(scope="session")
+def demo_pack(pack: ModuleType) -> ModuleType:
+    """The demo's pack, with its models listed beside the user's own."""
+    importlib.import_module(f"{PACK}.nodes.clip").register_folder()
+    return importlib.import_module("demo")
+
+
+@pytest.fixture(scope="session")
+def edit(demo_pack: ModuleType) -> Edit:
+    """The demo model and a small edit for it, made in inference mode as in a running workflow."""
+    import nodes
+    import torch
+    with torch.inference_mode():
+        model, clip, vae = demo_pack.LoadDemoModel.execute().args
+        image, mask = torch.zeros(1, 128, 128, 3), torch.zeros(1, 128, 128)
+        image[:] = picture("bld_demo_edit.png")[..., :3]
+        mask[0, 48:96, 40:104] = 1
+        mask[0, 20:22, 16:100] = 1
+        latent = {"samples": vae.encode(image)}
+        positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a fox", ""))
+    return Edit(model, clip, vae, image, mask, latent, positive, negative)
+
+
+def picture(name: str) -> Any:
+    """An input picture of the demo as floats in 0..1."""
+    import numpy as np
+    import torch
+    from host.demo import INPUTS
+    from PIL import Image
+    return torch.from_numpy(np.asarray(Image.open(INPUTS / name), np.float32) / 255)

@@ -1,0 +1,70 @@
+"""The schedule of masks: how long each stage lasts and which one a model call gets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from blended_latent_diffusion.bld import masks, schedule
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def thin_mask() -> torch.Tensor:
+    mask = torch.zeros(1, 16, 16)
+    mask[0, 8, 4:12] = 1
+    return mask
+
+
+def test_the_papers_stages_and_lengths():
+    shrinking = schedule.shrinking(thin_mask())
+    for stage, kernel in zip(shrinking.masks, (7, 5, 3, 1), strict=True):
+        assert torch.equal(stage, masks.dilate(thin_mask(), kernel))
+    assert shrinking.lengths(50) == (13, 13, 13, 11)
+
+
+@given(st.integers(1, 300), st.integers(0, 8), st.floats(0.01, 0.99), st.sampled_from(schedule.SPACINGS))
+def test_every_step_has_one_stage_and_the_last_step_is_thin(steps, stages, takeover, spacing):
+    shrinking = schedule.shrinking(thin_mask(), stages=stages, takeover=takeover, spacing=spacing)
+    assert sum(shrinking.shares) == pytest.approx(1)
+    lengths = shrinking.lengths(steps)
+    assert sum(lengths) == steps and min(lengths) >= 0
+    used = [shrinking.at(step, steps) for step in range(steps)]
+    assert torch.equal(used[-1], thin_mask())
+    assert all((late <= early).all() for early, late in zip(used, used[1:], strict=False)), "a mask never grows"
+
+
+def test_eased_stages_last_longest_where_they_are_widest():
+    lengths = schedule.shrinking(thin_mask(), spacing="eased").lengths(48)
+    assert lengths == (18, 12, 6, 12)
+
+
+def test_no_stages_is_the_mask_alone():
+    assert torch.equal(schedule.shrinking(thin_mask(), stages=0).masks, thin_mask()[None])
+
+
+def test_soft_edges_leave_the_thin_mask_alone():
+    soft = schedule.shrinking(thin_mask(), soft_edge=2)
+    assert torch.equal(soft.thin, thin_mask())
+    assert ((soft.masks[0] > 0) & (soft.masks[0] < 1)).any()
+
+
+SIGMAS = torch.tensor([14.6, 8.0, 3.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "sigma, step",
+    [(14.6, 0), (20.0, 0), (10.0, 0), (8.0, 1), (8.0 * (1 + 1e-6), 1), (7.99, 1), (3.0, 2), (2.0, 2), (1.0, 3), (0.5, 3), (0.0, 3)],
+)
+def test_a_model_call_belongs_to_the_step_whose_levels_it_lies_between(sigma, step):
+    assert schedule.step_at(sigma, SIGMAS) == step
+
+
+def test_rows_follow_the_batch():
+    both = schedule.constant(torch.stack([torch.zeros(4, 4), torch.ones(4, 4)]))
+    assert both.rows([1, 1, 0]).thin.mean((1, 2)).tolist() == [1, 1, 0]
+    assert schedule.constant(torch.ones(1, 4, 4)).rows([0, 0]).thin.shape == (1, 4, 4)
+
+
+def test_a_schedule_without_a_share_for_each_mask_is_refused():
+    with pytest.raises(ValueError, match=r"\[2, 1, 4, 4\] and 1"):
+        schedule.MaskSchedule(torch.zeros(2, 1, 4, 4), (1.0,))
