@@ -1,0 +1,144 @@
+"""What the embedded demo model can do, on held-out scenes, prompts and seeds; one table with the floors beside.
+
+``python run.py bench demo-model [--quick] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from demo.train import clip as ranker  # noqa: E402
+from demo.train import common, data, judge, sampling, sheets  # noqa: E402
+
+FLOORS = {"judge, balanced query accuracy": 0.97, "generation, named object shown": 0.80,
+          "edit in a box, each candidate": 0.60, "edit in a box, best of 8 by CLIP": 0.85,
+          "VAE reconstruction, dB": 24.0, "CLIP top-1 over kinds": 0.90}
+CANDIDATES = 8
+Model = tuple[Any, Any, Any]
+
+
+def scene_prompt(index: int) -> tuple[str, int]:
+    """Held-out prompt ``index`` and the kind it names: a wording that was never trained, every second one with an
+    object on a background that it was never trained with."""
+    rng = np.random.default_rng((99, index))
+    kind = index % len(data.KIND_NAMES)
+    backgrounds = [b for b in range(len(data.BACKGROUNDS)) if data.held_out(kind, b) == (index // 24 % 2 == 0)]
+    where = data.background_words(int(rng.choice(backgrounds)), rng)
+    wording = data.HELD_OUT_WORDINGS[int(rng.integers(len(data.HELD_OUT_WORDINGS)))]
+    return wording.format(s=data.article(data.KIND_NAMES[kind]), b=where), kind
+
+
+def shows(referee: tuple[judge.Judge, float], pictures: np.ndarray, kinds: list[int]) -> np.ndarray:
+    """Whether the judge sees each picture's kind, bool (N,)."""
+    return judge.logits_of(referee[0], pictures)[np.arange(len(kinds)), kinds] > referee[1]
+
+
+def generation(model: Model, referee: tuple[judge.Judge, float], count: int) -> dict[str, float]:
+    """Share of held-out prompts whose picture shows the named object; also for never-trained pairs alone."""
+    prompts, kinds = zip(*(scene_prompt(i) for i in range(count)), strict=True)
+    hits = []
+    for start in range(0, count, 48):
+        part = list(prompts[start:start + 48])
+        pictures = sampling.decode(model[2], sampling.sample(model[0], model[1], part, 700000 + start))
+        hits.append(shows(referee, pictures, list(kinds[start:start + 48])))
+    hit = np.concatenate(hits)
+    unseen = np.arange(count) // 24 % 2 == 0
+    return {"all": float(hit.mean()), "unseen pairs": float(hit[unseen].mean())}
+
+
+def edit_case(index: int) -> tuple[np.ndarray, np.ndarray, int, str]:
+    """Held-out picture, box mask, a kind that the picture does not show, prompt."""
+    rng = np.random.default_rng((98, index))
+    scene = data.plan("test", 40000 + index)
+    kind = int(rng.choice([k for k in range(len(data.KIND_NAMES)) if k not in {i.kind for i in scene.items}]))
+    prompt = data.article(data.KIND_NAMES[kind])
+    return data.render(scene), sheets.box_mask(rng), kind, prompt
+
+
+def edits(model: Model, referee: tuple[judge.Judge, float], count: int) -> dict[str, float]:
+    """Batch precision over the candidates, and the hit rate of the candidate that the CLIP ranking puts first."""
+    clip, tokenizer = ranker.load()
+    each, first, chance = [], [], []
+    for start in range(0, count, 6):
+        cases = [edit_case(i) for i in range(start, min(start + 6, count))]
+        pictures = _edit(model, cases, 800000 + start).reshape(len(cases), CANDIDATES, data.SIZE, data.SIZE, 3)
+        for (_, mask, kind, prompt), candidates in zip(cases, pictures, strict=True):
+            hit = shows(referee, candidates, [kind] * CANDIDATES)
+            best = int(_scores(clip, tokenizer, candidates * mask[..., None], prompt).argmax())
+            each.append(hit.mean()), first.append(hit[best]), chance.append(hit.any())
+    return {"each": float(np.mean(each)), "best": float(np.mean(first)), "any": float(np.mean(chance))}
+
+
+def _edit(model: Model, cases: list, seed: int) -> np.ndarray:
+    """Eight candidates per case by the host's own noise mask: uint8 (cases * 8, 128, 128, 3)."""
+    source = np.stack([c[0] for c in cases])
+    latent = sampling.encode(model[2], source).repeat_interleave(CANDIDATES, 0)
+    mask = sampling.latent_mask(np.stack([c[1] for c in cases])).repeat_interleave(CANDIDATES, 0)
+    prompts = [c[3] for c in cases for _ in range(CANDIDATES)]
+    return sampling.decode(model[2], sampling.sample(model[0], model[1], prompts, seed, latent, mask))
+
+
+@torch.no_grad()
+def _scores(clip: torch.nn.Module, tokenizer: Any, masked: np.ndarray, prompt: str) -> torch.Tensor:
+    """Cosine of each masked candidate with the prompt, (8,): the paper's ranking."""
+    image = clip.encode_image(ranker.prepare(masked.astype(np.uint8), torch.device("cpu")))
+    text = clip.encode_text(tokenizer([prompt]))
+    return torch.nn.functional.cosine_similarity(image, text)
+
+
+def reconstruction(vae: Any, count: int) -> float:
+    """PSNR in dB of encode and decode on held-out scenes."""
+    source = common.pictures("test", 60000, count)
+    back = sampling.decode(vae, sampling.encode(vae, source))
+    error = ((source.astype(np.float64) - back) / 255) ** 2
+    return float((-10 * np.log10(error.mean((1, 2, 3)))).mean())
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All figures."""
+    from demo import loader
+
+    model, referee = loader.load(), judge.load()
+    accuracy = judge.accuracy(300 if quick else 2000)
+    made = generation(model, referee, 48 if quick else 336)
+    edited = edits(model, referee, 6 if quick else 60)
+    figures = {"judge, balanced query accuracy": accuracy["query"], "judge, exact set of kinds": accuracy["exact"],
+               "generation, named object shown": made["all"], "generation, never-trained pairs": made["unseen pairs"],
+               "edit in a box, each candidate": edited["each"], "edit in a box, best of 8 by CLIP": edited["best"],
+               "edit in a box, any of 8 (the ranking's ceiling)": edited["any"],
+               "VAE reconstruction, dB": reconstruction(model[2], 32 if quick else 200),
+               "CLIP top-1 over kinds": ranker.top1(200 if quick else 1000)}
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smaller sample: two minutes instead of fifteen")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    common.import_host("cuda" if torch.cuda.is_available() else "cpu")
+    common.prepare(0, 0)
+    start = time.monotonic()
+    with torch.inference_mode():
+        figures = measure(options.quick)
+    print(f"{'question':50} {'figure':>8} {'floor':>8}")
+    for name, value in figures.items():
+        floor = FLOORS.get(name)
+        print(f"{name:50} {value:8.3f} {'' if floor is None else f'{floor:8.2f}'}")
+    print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

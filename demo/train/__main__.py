@@ -1,0 +1,37 @@
+"""``python -m demo.train STAGE``: run from the repository root with the ComfyUI tree on PYTHONPATH."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+import torch
+
+from . import common
+
+STAGES = ("sprites", "vae", "latents", "unet", "clip", "judge", "export", "sheets")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--work", type=Path, default=common.default_work(), help="checkpoints and latents go here")
+    parser.add_argument("--minutes", type=float, default=20.0, help="length of the whole schedule, restarts included")
+    parser.add_argument("--batch", type=int, default=0, help="0: the stage's own")
+    parser.add_argument("--count", type=int, default=0, help="scenes to use; 0: the stage's own")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--fresh", action="store_true", help="do not resume")
+    options = parser.parse_args()
+    common.import_host(options.device)
+    settings = common.Settings(options.work, options.minutes, torch.device(options.device), options.batch,
+                               options.threads, options.count, options.fresh)
+    if options.stage == "sprites":
+        importlib.import_module(".sprites", __package__).extract()
+    else:
+        importlib.import_module(f".{options.stage}", __package__).train(settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What every stage shares: the work folder, the clock, checkpoints, host import, weight initialisation."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import data
+
+
+@dataclass
+class Settings:
+    """The command line of a stage."""
+
+    work: Path
+    minutes: float
+    device: torch.device
+    batch: int
+    threads: int
+    count: int = 0
+    fresh: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def default_work() -> Path:
+    """Where checkpoints and latents lie unless --work says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bld-demo-train"
+
+
+def import_host(device: str = "cpu") -> None:
+    """Make the host's ``comfy`` importable as a library, on the CPU where there is nothing else."""
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = device == "cpu"
+
+
+def prepare(threads: int, seed: int) -> None:
+    """Set what makes CPU training fast (no denormals) and repeatable."""
+    torch.set_flush_denormal(True)
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+
+
+def initialise(module: torch.nn.Module) -> None:
+    """The host's layers skip their initialisation; do it by class."""
+    kinds = (torch.nn.Conv2d, torch.nn.Linear, torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.Embedding)
+    for part in module.modules():
+        for kind in kinds:
+            if isinstance(part, kind):
+                kind.reset_parameters(part)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 autocast: faster than float32 on the CPUs tried and on any recent GPU."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+class Clock:
+    """Progress in [0, 1] of a training time that survives restarts: ``spent`` seconds are kept in the checkpoint."""
+
+    def __init__(self, minutes: float, spent: float = 0.0) -> None:
+        self.total, self.before, self.start = minutes * 60, spent, time.monotonic()
+
+    def spent(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def progress(self) -> float:
+        return min(1.0, self.spent() / max(self.total, 1e-9))
+
+
+def cosine(progress: float, step: int, peak: float, warmup: int = 200, floor: float = 0.02) -> float:
+    """Learning rate: linear warm-up by step, then a cosine over the time that is left."""
+    return peak * min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that a killed process never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """A checkpoint written by ``save``, or None."""
+    return torch.load(path, map_location=device, weights_only=False) if path.exists() else None
+
+
+def _render(task: tuple[str, int]) -> np.ndarray:
+    return data.render(data.plan(*task))
+
+
+def pictures(split: str, start: int, count: int, workers: int = 2) -> np.ndarray:
+    """Scenes ``start .. start + count`` of a split: uint8 (count, 128, 128, 3)."""
+    tasks = [(split, i) for i in range(start, start + count)]
+    if count < 200 or workers < 2:
+        return np.stack([_render(t) for t in tasks])
+    with ProcessPoolExecutor(workers) as pool:
+        return np.stack(list(pool.map(_render, tasks, chunksize=64)))
+
+
+def to_tensor(pixels: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
+    """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1], contiguous."""
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device).float() / 127.5) - 1
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean over pictures of the PSNR in dB; inputs (B, 3, H, W) in [-1, 1]."""
+    error = ((a.clamp(-1, 1) - b) / 2).square().flatten(1).mean(1)
+    return float((-10 * torch.log10(error)).mean())
+
+
+class Ema:
+    """Exponential moving average of a module's parameters, with a warm-up so that short runs are not stale."""
+
+    def __init__(self, module: torch.nn.Module, decay: float = 0.999) -> None:
+        self.decay, self.steps = decay, 0
+        self.shadow = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module) -> None:
+        self.steps += 1
+        rate = min(self.decay, self.steps / (self.steps + 20))
+        live = module.state_dict()
+        torch._foreach_lerp_(list(self.shadow.values()), [live[k].float() for k in self.shadow], 1 - rate)
+
+    def state(self) -> dict[str, Any]:
+        return {"steps": self.steps, "shadow": self.shadow}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.steps, self.shadow = state["steps"], state["shadow"]

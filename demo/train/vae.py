@@ -1,0 +1,140 @@
+"""Stage 1: the autoencoder (the host's AutoencoderKL, 8x, 4 channels)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from . import common, data
+
+CONFIG = {"double_z": True, "z_channels": 4, "resolution": 128, "in_channels": 3, "out_ch": 3, "ch": 64,
+          "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+CROP = 64
+KL_WEIGHT = 3e-5
+PEAK = 1e-3
+
+
+def build() -> torch.nn.Module:
+    """An untrained AutoencoderKL of the host."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+
+    return AutoencoderKL(embed_dim=4, ddconfig=CONFIG)
+
+
+def encode(model: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures (B, 3, H, W) in [-1, 1] to mean and log-variance, each (B, 4, H/8, W/8)."""
+    mean, logvar = model.quant_conv(model.encoder(x)).float().chunk(2, 1)
+    return mean, logvar.clamp(-30, 20)
+
+
+def decode(model: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    """Latents (B, 4, h, w) to pictures (B, 3, 8h, 8w) in about [-1, 1]."""
+    return model.decoder(model.post_quant_conv(z))
+
+
+def loss_of(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """L1 + gradient + MSE of a sampled reconstruction, with a tiny KL."""
+    mean, logvar = encode(model, x)
+    y = decode(model, mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).float()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return F.l1_loss(y, x) + _gradient_loss(y, x) + F.mse_loss(y, x) + KL_WEIGHT * kl
+
+
+def _gradient_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    error = y - x
+    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+
+
+def _crops(pool: np.ndarray, rng: np.random.Generator, batch: int) -> np.ndarray:
+    """Random 64-pixel crops, half of them mirrored: uint8 (batch, 64, 64, 3)."""
+    out = np.empty((batch, CROP, CROP, 3), np.uint8)
+    for k in range(batch):
+        i, (y, x) = rng.integers(len(pool)), rng.integers(0, data.SIZE - CROP + 1, 2)
+        crop = pool[i, y:y + CROP, x:x + CROP]
+        out[k] = crop[:, ::-1] if rng.random() < 0.5 else crop
+    return out
+
+
+@torch.no_grad()
+def measure(model: torch.nn.Module, pixels: np.ndarray, device: torch.device) -> tuple[float, np.ndarray]:
+    """PSNR in dB of whole pictures, and the latents (N, 4, 16, 16)."""
+    model.eval()
+    scores, latents = [], []
+    for part in np.array_split(pixels, max(1, len(pixels) // 16)):
+        x = common.to_tensor(part, device)
+        mean, _ = encode(model, x)
+        scores.append(common.psnr(decode(model, mean), x))
+        latents.append(mean.cpu().numpy())
+    model.train()
+    return float(np.mean(scores)), np.concatenate(latents)
+
+
+def train(settings: common.Settings) -> None:
+    """Train for the settings' minutes, resuming from ``vae.pt``."""
+    common.prepare(settings.threads, 11)
+    path = settings.work / "vae.pt"
+    model, held = build(), common.pictures("test", 0, 48)
+    common.initialise(model)
+    model.to(settings.device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=1e-4)
+    ema = common.Ema(model, 0.998)
+    state = None if settings.fresh else common.load(path, settings.device)
+    step, spent = 0, 0.0
+    if state:
+        model.load_state_dict(state["model"]), optimiser.load_state_dict(state["optimiser"]), ema.restore(state["ema"])
+        step, spent = state["step"], state["spent"]
+    pool = common.pictures("train", 0, settings.count or 4000)
+    rng, clock = np.random.default_rng((11, step)), common.Clock(settings.minutes, spent)
+    while clock.progress() < 1:
+        x = common.to_tensor(_crops(pool, rng, settings.batch or 16), settings.device)
+        for group in optimiser.param_groups:
+            group["lr"] = common.cosine(clock.progress(), step, PEAK)
+        with common.autocast(settings.device):
+            loss = loss_of(model, x)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        ema.update(model)
+        step += 1
+        if step % 100 == 0:
+            _report(model, ema, optimiser, held, step, clock, float(loss.detach()), path, settings.device)
+    _report(model, ema, optimiser, held, step, clock, float(loss.detach()), path, settings.device)
+
+
+def _report(model, ema, optimiser, held, step, clock, loss, path, device) -> None:
+    """Measure the averaged weights on held-out scenes and write the checkpoint."""
+    best = build().to(device)
+    best.load_state_dict(ema.shadow)
+    score, latents = measure(best, held, device)
+    print(f"vae step {step} {clock.spent() / 60:.1f} min loss {loss:.4f} held-out {score:.2f} dB "
+          f"latent std {latents.std((0, 2, 3)).round(2)}", flush=True)
+    common.save(path, {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.state(),
+                       "step": step, "spent": clock.spent()})
+
+
+def load_trained(settings: common.Settings) -> torch.nn.Module:
+    """The averaged weights of ``vae.pt``, frozen, with unit-scale latents after SD's factor (see ``rescale``)."""
+    state = common.load(settings.work / "vae.pt")
+    if state is None:
+        raise FileNotFoundError("train the VAE first: python -m demo.train vae")
+    model = build()
+    model.load_state_dict(state["ema"]["shadow"])
+    rescale(model, common.pictures("train", 0, 192))
+    return model.to(settings.device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def rescale(model: torch.nn.Module, pixels: np.ndarray, factor: float = 0.18215) -> None:
+    """Fold a per-channel shift and scale into the 1x1 convolutions: factor * z has mean 0 and deviation 1."""
+    _, z = measure(model, pixels, next(model.parameters()).device)
+    mean = torch.from_numpy(z.mean((0, 2, 3)))
+    scale = 1 / (factor * torch.from_numpy(z.std((0, 2, 3))))
+    quant, post = model.quant_conv, model.post_quant_conv
+    quant.bias[:4] = (quant.bias[:4] - mean) * scale
+    quant.weight[:4] *= scale.view(4, 1, 1, 1)
+    quant.bias[4:] += 2 * scale.log()
+    # z_old = z_new / scale + mean, before the 1x1 convolution that leads into the decoder
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight /= scale.view(1, 4, 1, 1)
