@@ -82,7 +82,7 @@ def run_test(options: argparse.Namespace, rest: list[str]) -> int:
     if options.fast:
         arguments += ["-m", "not server and not browser"]
     else:
-        arguments += ["--browser", str(find_browser(host.python, host.environment()))]
+        arguments += [f"--browser={find_browser(host.python, host.environment())}"]
     named = any(is_test_path(word) for word in rest)
     targets = [] if named else [str(ROOT / "tests")]
     return run(host, ["-m", "pytest", *arguments, *rest, *targets], [host.comfyui, ROOT])
@@ -121,8 +121,11 @@ def find_host(options: argparse.Namespace, tests: bool = False) -> Host:
 
 
 def host_arguments(host: Host) -> list[str]:
-    """How a child process under the host's Python learns about the host."""
-    return ["--comfyui", str(host.comfyui), *(["--overlay", str(host.overlay)] if host.overlay else [])]
+    """How a child process under the host's Python learns about the host.
+
+    With "=", since pytest takes a path that stands alone for a folder of tests, and ComfyUI's has some.
+    """
+    return [f"--comfyui={host.comfyui}", *([f"--overlay={host.overlay}"] if host.overlay else [])]
 
 
 def run(host: Host, arguments: list[str], paths: list[Path]) -> int:

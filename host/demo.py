@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import textwrap
@@ -105,9 +106,8 @@ def tap(prompt: Json, object_info: Json) -> dict[str, str]:
     wanted["mask"] = ["tap_mask", 0]
     for name, link in wanted.items():
         prompt[f"tap_{name}_view"] = node("PreviewImage", images=link)
-    for name in ("order", "scores"):
-        prompt[f"tap_{name}_view"] = node("PreviewAny", source=[rank_id, outputs.index(name)])
-    return {name: f"tap_{name}_view" for name in (*wanted, "order", "scores")}
+    prompt["tap_report_view"] = node("PreviewAny", source=[rank_id, outputs.index("report")])
+    return {name: f"tap_{name}_view" for name in (*wanted, "report")}
 
 
 def node(kind: str, **inputs: Any) -> Json:
@@ -152,12 +152,11 @@ def write(client: Client, run: Run, taps: dict[str, str], text: str) -> Path:
         old.unlink()
     pictures = {name: [picture(data) for data in client.images(run, taps[name])]
                 for name in ("source", "mask", "candidates", "result")}
-    order, scores = (numbers(run.outputs[taps[name]]["text"]) for name in ("order", "scores"))
     files = {"source.png": pictures["source"][0], "mask.png": pictures["mask"][0], "result.png": pictures["result"][0]}
     tiles = [("source", files["source.png"]), ("mask", files["mask.png"])]
     for index, image in enumerate(pictures["candidates"]):
         files[f"candidate_{index:02d}.png"] = image
-    for rank, (index, score) in enumerate(zip(map(int, order), scores, strict=True), start=1):
+    for rank, index, score in ranking(run.outputs[taps["report"]]["text"][0]):
         tiles.append((f"{rank}. candidate {index:02d}, score {score:.3f}", files[f"candidate_{index:02d}.png"]))
     tiles.append(("result: best, reconstructed", files["result.png"]))
     files["contact_sheet.png"] = contact_sheet(text, tiles)
@@ -172,10 +171,12 @@ def picture(data: bytes) -> Image.Image:
     return Image.open(BytesIO(data)).convert("RGB")
 
 
-def numbers(texts: list[str]) -> list[float]:
-    """The numbers that text previews show: a JSON list, or one number each."""
-    values = [json.loads(text) for text in texts]
-    return [float(item) for value in values for item in (value if isinstance(value, list) else [value])]
+def ranking(report: str) -> list[tuple[int, int, float]]:
+    """Rank, index and score of every candidate, from the ranking node's report. Raises HostError."""
+    found = re.findall(r"^(\d+)\. candidate (\d+): (-?[\d.]+|nan)$", report, re.MULTILINE)
+    if not found:
+        raise HostError(f"The report of {RANK} cannot be read:\n{report}")
+    return [(int(rank), int(index), float(score)) for rank, index, score in found]
 
 
 def contact_sheet(heading: str, tiles: list[tuple[str, Image.Image]]) -> Image.Image:

@@ -386,6 +386,8 @@ def pip_failure(what: str, output: str) -> str:
         reason = "the disk is full"
     elif NETWORK.search(output):
         reason = "the package index could not be reached; check the network, or set PIP_INDEX_URL to a mirror"
+    elif "from versions: none" in output:
+        reason = "the package index does not have it, or could not be reached; check the network and PIP_INDEX_URL"
     elif "No matching distribution found" in output:
         version = ".".join(map(str, sys.version_info[:2]))
         reason = f"the package index has no version for Python {version} on this system"

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACK = "comfyui-blended-latent-diffusion"
 PACKS = {PACK: ROOT, "bld-demo": ROOT / "demo"}
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
-FAILURES = re.compile(r"IMPORT FAILED|Cannot import|comfy_entrypoint|^Traceback|Failed to execute startup-script")
+FAILURES = re.compile(r"IMPORT FAILED|Cannot import|comfy_entrypoint|Traceback \(most|Failed to execute startup-script")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Proxies of the environment are for the outside; the server is on this machine.
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -82,8 +83,9 @@ class Server:
         return self._process.pid
 
     def log(self) -> str:
-        """All that the server has logged."""
-        return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+        """All that the server has logged, without its colours."""
+        text = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+        return COLOUR.sub("", text)
 
     def follow(self) -> Iterator[str]:
         """The log, line by line, as it is written, until the server ends."""
@@ -115,6 +117,8 @@ class Server:
                 raise HostError(f"{folder} is not a node pack: it has no __init__.py.")
             link_folder(folder, self.base / "custom_nodes" / name)
         for folder in self.inputs:
+            if not folder.is_dir():
+                raise HostError(f"The folder of input pictures {folder} is not there.")
             shutil.copytree(folder, self.base / "input", dirs_exist_ok=True)
 
     def _start(self) -> None:
@@ -230,7 +234,7 @@ def failure_lines(log: str, pack: str) -> str:
     inside = False
     for line in log.splitlines():
         if FAILURES.search(line):
-            inside = line.startswith("Traceback")
+            inside = "Traceback" in line
             kept.append(line)
         elif inside:
             kept.append(line)

@@ -49,7 +49,7 @@ class Graph:
         return result
 
     def _check(self, workflow: Json) -> None:
-        if workflow.get("definitions", {}).get("subgraphs"):
+        if (workflow.get("definitions") or {}).get("subgraphs"):
             raise HostError("The workflow holds subgraphs, which are not converted here: unpack them in the browser.")
         used = {node["type"] for node in self.nodes.values() if self._runs(node)}
         unknown = sorted(used - set(self.info))

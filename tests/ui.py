@@ -54,6 +54,10 @@ class Ui:
         """What the page would send to run the workflow that is open."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
+    def object_info(self) -> Json:
+        """The server's description of all its nodes."""
+        return self._get("/object_info")
+
     def missing_nodes(self) -> list[str]:
         """The types of the nodes that are drawn red because the server does not know them."""
         return self.page.evaluate("() => app.graph.nodes.filter(n => n.has_errors).map(n => n.type)")

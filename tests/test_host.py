@@ -1,0 +1,416 @@
+"""The host without a server: what gets built and when, what goes wrong and what is said then, workflows to prompts."""
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from host import HostError, provision, server
+from host.demo import contact_sheet, ranking
+from host.provision import Builder, Host
+from host.workflow import to_prompt
+
+# -- building the host ------------------------------------------------------------------------------------------
+
+
+def source_archive(path: Path) -> str:
+    """A small archive laid out like the real one; returns its SHA-256."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("x-1/README", "x-1/vendor/ComfyUI/main.py", "x-1/vendor/ComfyUI/requirements.txt",
+                     "x-1/vendor/ComfyUI/comfy/model.py", "x-1/vendor/ComfyUI/../../outside"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return provision.hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class FakePip:
+    """Stands in for pip: hands out the archive, notes what else it is asked for, breaks where told."""
+
+    def __init__(self, archive: Path, breaks_at: str = "") -> None:
+        self.archive = archive
+        self.breaks_at = breaks_at
+        self.calls: list[list[str]] = []
+
+    def __call__(self, python: Path, arguments: list[str], what: str) -> None:
+        self.calls.append(list(arguments))
+        if what == self.breaks_at:
+            raise KeyboardInterrupt
+        if arguments[0] == "download":
+            shutil.copy(self.archive, arguments[arguments.index("-d") + 1])
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "x-1.tar.gz"
+    monkeypatch.setattr(provision, "SOURCE_SHA256", source_archive(path))
+    monkeypatch.setattr(provision, "DISK_NEEDED", 0)
+
+    def venv(folder: Path) -> None:
+        python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        python.parent.mkdir(parents=True)
+        python.touch()
+
+    monkeypatch.setattr(provision, "make_venv", venv)
+    return path
+
+
+def test_a_build_has_the_tree_and_a_second_run_does_nothing(archive, tmp_path):
+    pip = FakePip(archive)
+    host = Builder(tmp_path / "cache", pip).host()
+    assert (host.comfyui / "main.py").is_file() and (host.comfyui / "comfy" / "model.py").is_file()
+    assert not list((tmp_path / "cache").rglob("outside")) and not list((tmp_path / "cache").rglob("README"))
+    assert [call[0] for call in pip.calls] == ["download", "install", "install"]
+    again = FakePip(archive)
+    assert Builder(tmp_path / "cache", again).host() == host and not again.calls
+
+
+def test_the_test_packages_are_a_layer_of_their_own(archive, tmp_path):
+    Builder(tmp_path, FakePip(archive)).host()
+    pip = FakePip(archive)
+    Builder(tmp_path, pip).host(tests=True)
+    assert len(pip.calls) == 1 and "pytest" in pip.calls[0]
+    pip = FakePip(archive)
+    Builder(tmp_path, pip).host(tests=True)
+    assert not pip.calls
+
+
+@pytest.mark.parametrize("breaks_at", ["ComfyUI's source", "PyTorch", "ComfyUI's packages"])
+def test_an_interrupted_build_is_done_over(archive, tmp_path, breaks_at):
+    with pytest.raises(KeyboardInterrupt):
+        Builder(tmp_path, FakePip(archive, breaks_at)).host()
+    leftover = Builder(tmp_path).folder / "half"
+    leftover.touch()
+    pip = FakePip(archive)
+    host = Builder(tmp_path, pip).host()
+    assert len(pip.calls) == 3 and (host.comfyui / "main.py").is_file() and not leftover.exists()
+
+
+def test_concurrent_first_runs_build_once(archive, tmp_path):
+    pip, said, hosts = FakePip(archive), [], []
+    held, going = threading.Event(), threading.Event()
+
+    def slow(python: Path, arguments: list[str], what: str) -> None:
+        held.set()
+        going.wait(10)
+        pip(python, arguments, what)
+
+    first = threading.Thread(target=lambda: hosts.append(Builder(tmp_path, slow, said.append).host()))
+    first.start()
+    held.wait(10)
+
+    def say(text: str) -> None:
+        said.append(text)
+        going.set()
+
+    second = threading.Thread(target=lambda: hosts.append(Builder(tmp_path, pip, say).host()))
+    second.start()
+    first.join(20)
+    second.join(20)
+    assert len(hosts) == 2 and hosts[0] == hosts[1]
+    assert len(pip.calls) == 3 and any("Another run" in text for text in said)
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    code = ("import sys, time; from pathlib import Path; from host.provision import lock\n"
+            "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
+    root = Path(provision.__file__).parent.parent
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "lock"], cwd=root, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline().strip() == b"held"
+        with (tmp_path / "lock").open("a+b") as file:
+            assert not provision._try_lock(file)
+        holder.kill()
+    said: list[str] = []
+    with provision.lock(tmp_path / "lock", said.append):
+        assert not said
+
+
+def test_a_venv_whose_python_is_gone_is_built_again(archive, tmp_path):
+    host = Builder(tmp_path, FakePip(archive)).host()
+    host.python.unlink()
+    pip = FakePip(archive)
+    Builder(tmp_path, pip).host()
+    assert len(pip.calls) == 3
+
+
+def test_other_pins_are_another_host(tmp_path, monkeypatch):
+    before = Builder(tmp_path).folder
+    monkeypatch.setattr(provision, "TORCH", ("torch===9",))
+    assert Builder(tmp_path).folder != before
+
+
+def test_two_servers_never_share_a_folder(tmp_path):
+    with provision.free_folder(tmp_path) as one, provision.free_folder(tmp_path) as other:
+        assert one != other
+    with provision.free_folder(tmp_path) as again:
+        assert again == one
+
+
+# -- what is said when it can't be built --------------------------------------------------------------------------
+
+
+def test_an_archive_that_was_tampered_with_is_refused(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(provision, "SOURCE_SHA256", "0" * 64)
+    with pytest.raises(HostError, match="not the expected archive: its SHA-256 is"):
+        Builder(tmp_path, FakePip(archive)).host()
+    assert not (Builder(tmp_path).folder / "host.ready").exists()
+
+
+def test_a_full_disk_is_named_before_anything_is_downloaded(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(provision, "DISK_NEEDED", 10**18)
+    pip = FakePip(archive)
+    with pytest.raises(HostError, match=r"is on a disk with .* GB free; setting up ComfyUI needs about"):
+        Builder(tmp_path, pip).host()
+    assert not pip.calls
+
+
+def test_a_python_without_venv_is_told_what_to_install(archive, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ensurepip", None)
+    with pytest.raises(HostError, match="no ensurepip module.*python3-venv"):
+        Builder(tmp_path, FakePip(archive)).host()
+
+
+def test_no_network_is_called_so(tmp_path, monkeypatch):
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    arguments = ["download", "--no-deps", "-d", str(tmp_path), "no-such-package-for-sure"]
+    with pytest.raises(HostError, match="The thing could not be installed: the package index could not be reached") as info:
+        provision.run_pip(Path(sys.executable), arguments, "The thing")
+    assert "no-such-package-for-sure" in str(info.value)
+
+
+@pytest.mark.parametrize("output, reason", [
+    ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES", "SHA-256 differs"),
+    ("OSError: [Errno 28] No space left on device", "the disk is full"),
+    ("ERROR: Could not find a version that satisfies torch (from versions: none)", "does not have it, or could not be"),
+    ("ERROR: No matching distribution found for torch===2.11.0", "no version for Python"),
+    ("error: something else", "pip failed"),
+])
+def test_pips_failures_get_a_reason_and_its_last_lines(output, reason):
+    text = provision.pip_failure("PyTorch", f"Collecting torch\n{output}")
+    assert text.startswith("PyTorch could not be installed: ") and reason in text.splitlines()[0]
+    assert output in text
+
+
+def test_an_old_python_gets_one_sentence(tmp_path):
+    run = Path(provision.__file__).parent.parent / "run.py"
+    code = ("import runpy, sys; sys.version_info = (3, 9, 1)\n"
+            f"runpy.run_path({str(run)!r}, run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code, "demo"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "Python 3.10 or newer is needed; this is 3.9.\n"
+
+
+# -- an existing ComfyUI ------------------------------------------------------------------------------------------
+
+
+def fake_tree(folder: Path) -> Path:
+    (folder / "comfy").mkdir(parents=True)
+    for name in ("main.py", "nodes.py"):
+        (folder / name).touch()
+    return folder
+
+
+def test_a_folder_that_is_no_comfyui_is_refused(tmp_path):
+    with pytest.raises(HostError, match="is not a ComfyUI folder: it has no main.py"):
+        provision.existing(tmp_path, None, False, tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the layout of an environment is another on Windows")
+@pytest.mark.parametrize("place", ["venv", ".venv", "../venv", "../python_embeded"])
+def test_the_python_beside_or_in_the_tree_is_found(tmp_path, place):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    python = (tree / place / "bin" / "python3").resolve()
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert provision.find_python(tree).resolve() == python
+
+
+def test_what_the_python_lacks_goes_to_a_folder_of_ours(tmp_path):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    asked: list[list[str]] = []
+
+    def pip(python: Path, arguments: list[str], what: str) -> None:
+        asked.append(arguments)
+        (Path(arguments[arguments.index("--target") + 1]) / "not_in_python").mkdir(parents=True)
+
+    original = provision.PACK_MODULES
+    try:
+        provision.PACK_MODULES = ("not_in_python",)
+        host = provision.existing(tree, Path(sys.executable), False, tmp_path / "cache", pip)
+        assert host.overlay is not None and (tmp_path / "cache") in host.overlay.parents
+        again = provision.existing(tree, Path(sys.executable), False, tmp_path / "cache", pip)
+    finally:
+        provision.PACK_MODULES = original
+    assert len(asked) == 1 and again.overlay == host.overlay
+    assert provision.missing_modules(host, ["not_in_python"]) == []
+
+
+def test_a_python_without_torch_is_not_the_one(tmp_path, monkeypatch):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    monkeypatch.setattr(provision, "missing_modules", lambda host, modules: ["torch"])
+    with pytest.raises(HostError, match="has no torch: name the Python that runs this ComfyUI with --python"):
+        provision.existing(tree, None, False, tmp_path)
+
+
+def test_something_that_is_no_python_is_not_believed(tmp_path):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    with pytest.raises(HostError, match="does not run as a Python interpreter"):
+        provision.existing(tree, tmp_path / "nothing", False, tmp_path)
+
+
+# -- the server's small parts -------------------------------------------------------------------------------------
+
+
+def test_a_linked_pack_is_unlinked_and_never_emptied(tmp_path):
+    folder = tmp_path / "a pack. with dots"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    link = tmp_path / "link"
+    server.link_folder(folder, link)
+    server.link_folder(folder, link)
+    assert (link / "__init__.py").is_file()
+    server.unlink_folder(link)
+    assert not link.exists() and (folder / "__init__.py").is_file()
+
+
+def test_a_folder_without_a_pack_is_refused_before_the_server_starts(tmp_path):
+    with pytest.raises(HostError, match="is not a node pack: it has no __init__.py"):
+        server.Server(Host(Path(sys.executable), tmp_path), packs={"x": tmp_path}).__enter__()
+
+
+def test_a_failed_packs_lines_are_found_in_a_long_log():
+    log = "\n".join(["noise"] * 100 + ["[WARNING] Traceback (most recent call last):", '  File "x.py", line 1', "    boom",
+                                       "ValueError: why", "", "Cannot import /c/my-pack module for custom nodes: why"]
+                    + ["noise"] * 100)
+    lines = server.failure_lines(log, "my-pack")
+    assert "ValueError: why" in lines and "Cannot import" in lines and "noise" not in lines
+    assert "noise" in server.failure_lines("noise\nnoise", "my-pack")
+
+
+# -- workflows to prompts -------------------------------------------------------------------------------------------
+
+INFO = {
+    "Load": {"display_name": "Load it", "output_name": ["image"],
+             "input": {"required": {"image": [["a.png", "b.png"], {"image_upload": True}]}}},
+    "Sample": {"display_name": "Sample it", "input_order": {"required": ["model", "seed", "steps", "method", "name"],
+                                                            "optional": ["mask", "note", "forced"]},
+               "input": {"required": {"steps": ["INT", {"default": 20}], "model": ["MODEL"],
+                                      "seed": ["INT", {"control_after_generate": True}],
+                                      "name": ["COMBO", {"options": ["x", "y"]}],
+                                      "method": ["COMFY_DYNAMICCOMBO_V3", {"options": [
+                                          {"key": "paste", "inputs": {"required": {"feather": ["INT", {"default": 0}]}}},
+                                          {"key": "fit", "inputs": {
+                                              "required": {"rate": ["FLOAT", {"default": 0.1}], "vae": ["VAE"]},
+                                              "optional": {"seed": ["INT", {"control_after_generate": True}]}}}]}]},
+                         "optional": {"mask": ["MASK"], "note": ["STRING", {"default": "hm"}],
+                                      "forced": ["FLOAT", {"forceInput": True}]}}},
+    "Blur": {"display_name": "Blur", "input": {"required": {"amount": ["INT"], "image": ["IMAGE"], "mask": ["MASK"]}}},
+    "Save": {"display_name": "Save", "input": {"required": {"images": ["IMAGE"]}}},
+}
+
+
+def node(number: int, kind: str, values: list | None = None, mode: int = 0, inputs: list[tuple] = (),
+         outputs: list[str] = ("IMAGE",)) -> dict:
+    slots = [{"name": name, "type": slot_type, "link": link} for name, slot_type, link in inputs]
+    return {"id": number, "type": kind, "mode": mode, "widgets_values": values or [], "inputs": slots,
+            "outputs": [{"name": name, "type": name} for name in outputs]}
+
+
+def converted(nodes: list[dict], links: list[list]) -> dict:
+    return to_prompt({"nodes": nodes, "links": links, "version": 0.4}, INFO)
+
+
+def test_widget_values_follow_the_input_order_and_skip_what_only_the_browser_uses():
+    prompt = converted([node(1, "Sample", [7, "randomize", 30, "fit", 0.5, 8, "fixed", "y", "hello"])], [])
+    assert prompt["1"]["inputs"] == {"seed": 7, "steps": 30, "method": "fit", "method.rate": 0.5, "method.seed": 8,
+                                     "name": "y", "note": "hello"}
+    assert prompt["1"]["_meta"] == {"title": "Sample it"}
+
+
+def test_another_choice_has_other_widgets_and_missing_values_are_the_defaults():
+    prompt = converted([node(1, "Sample", [7, "fixed", 30, "paste", 5])], [])
+    assert prompt["1"]["inputs"] == {"seed": 7, "steps": 30, "method": "paste", "method.feather": 5, "name": "x", "note": "hm"}
+    prompt = converted([node(1, "Sample")], [])
+    assert prompt["1"]["inputs"]["method"] == "paste" and prompt["1"]["inputs"]["steps"] == 20
+
+
+def test_a_link_takes_the_place_of_a_widgets_value():
+    prompt = converted([node(1, "Load", ["b.png", "image"]), node(2, "Blur", [3], inputs=[
+        ("amount", "INT", 9), ("image", "IMAGE", 5)])], [[5, 1, 0, 2, 1, "IMAGE"], [9, 1, 1, 2, 0, "INT"]])
+    assert prompt["1"]["inputs"] == {"image": "b.png"}
+    assert prompt["2"]["inputs"] == {"amount": ["1", 1], "image": ["1", 0]}
+
+
+def test_a_bypassed_node_hands_on_the_first_input_that_fits():
+    nodes = [node(1, "Load", ["a.png"]), node(2, "Blur", [3], mode=4, inputs=[("mask", "MASK", None), ("image", "IMAGE", 5)]),
+             node(3, "Save", inputs=[("images", "IMAGE", 6)])]
+    prompt = converted(nodes, [[5, 1, 0, 2, 1, "IMAGE"], [6, 2, 0, 3, 0, "IMAGE"]])
+    assert set(prompt) == {"1", "3"} and prompt["3"]["inputs"] == {"images": ["1", 0]}
+
+
+def test_a_muted_node_hands_on_nothing():
+    nodes = [node(1, "Load", ["a.png"], mode=2), node(3, "Save", inputs=[("images", "IMAGE", 6)])]
+    assert converted(nodes, [[6, 1, 0, 3, 0, "IMAGE"]]) == {
+        "3": {"inputs": {}, "class_type": "Save", "_meta": {"title": "Save"}}}
+
+
+def test_reroutes_primitives_and_notes_live_in_the_browser_only():
+    nodes = [node(1, "Load", ["a.png"]), node(2, "Reroute", inputs=[("", "*", 5)], outputs=["*"]),
+             node(4, "PrimitiveNode", [11, "fixed"], outputs=["INT"]), node(5, "Note", ["text"]),
+             node(6, "MarkdownNote", ["text"]), node(3, "Blur", [3], inputs=[("amount", "INT", 7), ("image", "IMAGE", 6)])]
+    links = [[5, 1, 0, 2, 0, "*"], [6, 2, 0, 3, 1, "IMAGE"], [7, 4, 0, 3, 0, "INT"]]
+    prompt = converted(nodes, links)
+    assert set(prompt) == {"1", "3"} and prompt["3"]["inputs"] == {"amount": 11, "image": ["1", 0]}
+
+
+def test_a_list_is_marked_as_a_value_since_a_bare_one_is_a_link():
+    assert converted([node(1, "Blur", [["a", 1]])], [])["1"]["inputs"]["amount"] == {"__value__": ["a", 1]}
+
+
+def test_unknown_nodes_and_subgraphs_are_named():
+    with pytest.raises(HostError, match="nodes that ComfyUI does not know: Nope"):
+        converted([node(1, "Nope")], [])
+    converted([node(1, "Nope", mode=2)], [])
+    with pytest.raises(HostError, match="subgraphs"):
+        to_prompt({"nodes": [], "links": [], "definitions": {"subgraphs": [{}]}}, INFO)
+
+
+# -- the demo's sheet -----------------------------------------------------------------------------------------------
+
+
+def test_the_report_of_the_ranking_is_read():
+    assert ranking("1. candidate 3: 0.2500\n2. candidate 0: -0.0100") == [(1, 3, 0.25), (2, 0, -0.01)]
+    with pytest.raises(HostError, match="cannot be read"):
+        ranking("something else")
+
+
+def test_the_sheet_has_every_picture_at_its_place():
+    from PIL import Image
+    tiles = [(str(level), Image.new("RGB", (128, 128), (level, 0, 0))) for level in range(10, 120, 10)]
+    sheet = contact_sheet("a fox", tiles)
+    seen = {color for _, color in sheet.getcolors(1 << 20)}
+    assert {(level, 0, 0) for level in range(10, 120, 10)} <= seen
+
+
+def test_arguments_reach_pytest_and_the_benchmarks():
+    root = Path(provision.__file__).parent.parent
+    code = ("import json, sys, run; run.find_host = lambda *a, **k: run.Host(run.Path('py'), run.Path('tree'))\n"
+            "run.run = lambda host, arguments, paths: print(json.dumps(arguments)) or 0\n"
+            "run.find_browser = lambda *a: 'chrome'\nsys.exit(run.main())")
+
+    def sent(*words: str) -> list[str]:
+        done = subprocess.run([sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
+    assert sent("test", "-k", "fox", "--co")[-4:] == ["-k", "fox", "--co", str(root / "tests")]
+    assert sent("test", "tests/test_host.py::test_x", "-x")[-2:] == ["tests/test_host.py::test_x", "-x"]
+    assert "--browser=chrome" in sent("test") and "--comfyui=tree" in sent("test")
+    assert "not server and not browser" in sent("test", "--fast") and "--browser=chrome" not in sent("test", "--fast")
