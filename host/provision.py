@@ -31,11 +31,11 @@ SOURCE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134
 TORCH = ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0")
 PACK = ("open_clip_torch", "timm", "ftfy", "wcwidth", "regex")
 TESTS = ("pytest", "iniconfig", "pluggy", "packaging", "pygments", "hypothesis", "sortedcontainers",
-         "playwright", "greenlet", "scipy")
+         "playwright", "greenlet")
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 # One importable module for each layer's packages: what an existing ComfyUI's Python is asked for.
 PACK_MODULES = ("open_clip", "timm", "ftfy", "wcwidth", "regex")
-TEST_MODULES = ("pytest", "hypothesis", "playwright", "scipy")
+TEST_MODULES = ("pytest", "hypothesis", "playwright")
 
 GIB = 1024**3
 # PyPI's Linux build of torch carries CUDA: 6.5 GB installed, and as much again in archives while pip works.
@@ -69,10 +69,9 @@ def cache_root() -> Path:
     return base / "blended-latent-diffusion"
 
 
-def key() -> str:
-    """Twelve hex digits that stand for the pins, this Python and this machine."""
-    pins = (SOURCE, SOURCE_SHA256, TORCH, PACK, TESTS, CONSTRAINTS.read_text(encoding="utf-8"))
-    machine = (sys.version_info[:2], sys.platform, platform.machine())
+def key(*pins: object) -> str:
+    """Twelve hex digits that stand for some pins, their constraints, this Python and this machine."""
+    machine = (CONSTRAINTS.read_text(encoding="utf-8"), sys.version_info[:2], sys.platform, platform.machine())
     return hashlib.sha256(repr((pins, machine)).encode()).hexdigest()[:12]
 
 
@@ -83,7 +82,7 @@ class Builder:
     """
 
     def __init__(self, root: Path, pip: Pip | None = None, say: Callable[[str], None] = print) -> None:
-        self.folder = root / f"host-{key()}"
+        self.folder = root / f"host-{key(SOURCE, SOURCE_SHA256, TORCH, PACK)}"
         self.venv = self.folder / "venv"
         self.comfyui = self.folder / "ComfyUI"
         self.python = self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -92,7 +91,7 @@ class Builder:
 
     def host(self, tests: bool = False) -> Host:
         """The host, built if need be, with the test packages if asked for. Raises HostError."""
-        layers = [("host", self._build)] + ([("tests", self._build_tests)] if tests else [])
+        layers = [("host", self._build)] + ([(f"tests-{key(TESTS)}", self._build_tests)] if tests else [])
         if not all(self._has(name) for name, _ in layers):
             self._make_room()
             with lock(self.folder.with_suffix(".lock"), self._say):
@@ -126,7 +125,7 @@ class Builder:
         make_venv(self.venv)
         self._say(f"[2/4] ComfyUI 0.30.0, from the source archive of {SOURCE}")
         self._fetch_comfyui()
-        constraints = ["-c", str(CONSTRAINTS)]
+        constraints = ["--no-compile", "-c", str(CONSTRAINTS)]  # compiling torch takes longer than it ever saves
         self._say("[3/4] PyTorch")
         self._pip(self.python, ["install", *constraints, *TORCH], "PyTorch")
         self._say("[4/4] the packages that ComfyUI and the pack use")
@@ -169,7 +168,7 @@ def existing(comfyui: Path, python: Path | None, tests: bool, root: Path, pip: P
         raise HostError(f"{host.python} has no {absent[0]}: name the Python that runs this ComfyUI with --python.")
     if not absent:
         return host
-    host = replace(host, overlay=root / f"overlay-{overlay_key(host)}")
+    host = replace(host, overlay=root / f"overlay-{key(PACK, TESTS, host.python, host.python.stat().st_mtime_ns)}")
     fill_overlay(host, (*PACK, *(TESTS if tests else ())), modules, pip or run_pip)
     return host
 
@@ -195,11 +194,6 @@ def missing_modules(host: Host, modules: Sequence[str]) -> list[str]:
         return json.loads(done.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         raise HostError(f"{host.python} does not run as a Python interpreter: {error}") from error
-
-
-def overlay_key(host: Host) -> str:
-    """Twelve hex digits that stand for the pins and the user's Python."""
-    return hashlib.sha256(f"{key()} {host.python.resolve()} {host.python.stat().st_mtime_ns}".encode()).hexdigest()[:12]
 
 
 def fill_overlay(host: Host, packages: Sequence[str], modules: Sequence[str], pip: Pip) -> None:
