@@ -35,7 +35,7 @@ class MaskSchedule:
 
     Attributes:
         masks: (S, B, h, w) in 0..1, at latent size; the last one is the thin mask, outside which nothing may change.
-        shares: S shares of the schedule, each > 0, in sum 1.
+        shares: S shares of the schedule, each >= 0, in sum 1.
     """
 
     masks: Tensor
@@ -46,6 +46,8 @@ class MaskSchedule:
             raise ValueError(
                 f"a mask schedule needs masks (S, B, h, w) and S shares, but had {list(self.masks.shape)} and {len(self.shares)}."
             )
+        if min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError(f"the shares of a mask schedule were {self.shares}, must be 0 or more and 1 in sum.")
 
     @property
     def thin(self) -> Tensor:

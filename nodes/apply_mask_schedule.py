@@ -4,7 +4,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..bld.schedule import MaskSchedule
-from .sampling import mask_function
+from .sampling import with_schedule
 from .types import CATEGORY, MaskScheduleType
 
 
@@ -15,8 +15,8 @@ class ApplyMaskSchedule(io.ComfyNode):
             node_id="ApplyMaskSchedule",
             display_name="Apply Mask Schedule",
             category=CATEGORY,
-            description="Progressive mask shrinking for any sampler: patches the model so that each step blends with the mask of its stage. The latent needs "
-            "a noise mask; Latent Mask Resize gives it one.",
+            description="Progressive mask shrinking for any sampler: patches the model so that each step blends with the mask of its stage. A noise mask of "
+            "the latent no longer counts.",
             search_aliases=["progressive mask shrinking", "model patch", "inpaint", "blended latent diffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch; the one passed in stays as it is."),
@@ -27,6 +27,4 @@ class ApplyMaskSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, mask_schedule: MaskSchedule) -> io.NodeOutput:
-        patched = model.clone()
-        patched.set_model_denoise_mask_function(mask_function(mask_schedule, model.model_options.get("denoise_mask_function")))
-        return io.NodeOutput(patched)
+        return io.NodeOutput(with_schedule(model, mask_schedule))

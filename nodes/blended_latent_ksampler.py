@@ -14,7 +14,7 @@ from ..bld import masks
 from ..bld.blending import NoiseDraws, keep_background
 from ..bld.schedule import MaskSchedule, constant
 from .checks import as_mask, as_samples, check_batch
-from .sampling import mask_function, with_fresh_background
+from .sampling import blending_sampler, check_size, noise_mask, with_schedule
 from .types import CATEGORY, MaskScheduleType
 
 EVERY_STEP, FIXED = "every step", "fixed"
@@ -68,7 +68,8 @@ class BlendedLatentKSampler(io.ComfyNode):
                     options=[EVERY_STEP, FIXED],
                     default=EVERY_STEP,
                     advanced=True,
-                    tooltip="every step: fresh noise for the background at each step (the paper). fixed: one noise for all of them (ComfyUI's core).",
+                    tooltip="every step: fresh noise for the background at each step (the paper). fixed: at each step the noise that sampling starts "
+                    "from (ComfyUI's core).",
                 ),
                 io.Int.Input(
                     "chunk_size",
@@ -109,7 +110,6 @@ class BlendedLatentKSampler(io.ComfyNode):
         ksampler = comfy.samplers.KSampler(
             model, steps=steps, device=model.load_device, sampler=sampler_name, scheduler=scheduler, denoise=denoise, model_options=model.model_options
         )
-        sampler = comfy.samplers.sampler_object(sampler_name)
         chunks = list(torch.arange(len(rows)).split(chunk_size or chunk_that_fits(model, source, len(rows))))
         show = progress(model, len(ksampler.sigmas) - 1, len(chunks))
 
@@ -122,15 +122,14 @@ class BlendedLatentKSampler(io.ComfyNode):
             of_chunk = schedule and schedule.rows([rows[i] for i in chunk])
             results.append(
                 comfy.sample.sample_custom(
-                    patched(model, of_chunk),
+                    with_schedule(model, of_chunk) if of_chunk else model,
                     noise,
                     cfg,
-                    with_fresh_background(sampler, noise, draws) if background_noise == EVERY_STEP else sampler,
+                    blending_sampler(sampler_name, noise, draws if background_noise == EVERY_STEP else None),
                     ksampler.sigmas,
                     positive,
                     negative,
                     z_init,
-                    noise_mask=of_chunk and noise_mask(of_chunk.thin, z_init),
                     callback=lambda step, x0, x, total, number=number: show(number * total + step, x0, x),
                     disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                     seed=chunk_seeds[0],
@@ -151,26 +150,10 @@ def schedule_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: Mas
         if mask is None and "noise_mask" not in latent:
             return None
         mask = as_mask(mask) if mask is not None else as_mask(latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:]), "latent_image's noise_mask")
+        check_batch(len(mask), len(source), "mask", "latent_image")
         schedule = constant(masks.resize(mask, size))
-    if tuple(schedule.thin.shape[-2:]) != size:
-        was = "x".join(map(str, reversed(schedule.thin.shape[-2:])))
-        raise ValueError(f"mask_schedule was made for a latent of {was}, but latent_image is {size[1]}x{size[0]}: make it with Latent Mask Resize.")
-    check_batch(len(schedule.thin), len(source), "the mask", "latent_image")
+    check_size(schedule, source)
     return schedule
-
-
-def noise_mask(mask: Tensor, samples: Tensor) -> Tensor:
-    """(B, h, w) as the host's samplers want it beside samples (B, C, ..., h, w): (B, 1, ..., h, w)."""
-    return mask.reshape(len(mask), *[1] * (samples.ndim - 3), *mask.shape[1:])
-
-
-def patched(model: ModelPatcher, schedule: MaskSchedule | None) -> ModelPatcher:
-    """A clone that samples under the schedule; the model itself where there is none."""
-    if schedule is None:
-        return model
-    clone = model.clone()
-    clone.set_model_denoise_mask_function(mask_function(schedule, model.model_options.get("denoise_mask_function")))
-    return clone
 
 
 def chunk_that_fits(model: ModelPatcher, source: Tensor, count: int) -> int:
@@ -195,5 +178,5 @@ def finish(latent: dict, samples: Tensor, source: Tensor, schedule: MaskSchedule
     if schedule is not None:
         thin = noise_mask(schedule.thin, samples)
         out["samples"] = keep_background(samples, source.to(samples), thin.to(samples))
-        out["noise_mask"] = thin.expand(len(samples), *thin.shape[1:]).flatten(1, -3)
+        out["noise_mask"] = thin.expand(len(samples), *thin.shape[1:])
     return out

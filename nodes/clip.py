@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 FOLDER = "open_clip"
-TAGS = ("ViT-B-16 openai", "ViT-L-14 openai", "ViT-B-16 laion2b_s34b_b88k", "ViT-L-14 laion2b_s32b_b82k", "ViT-H-14 laion2b_s32b_b79k")
+# OpenAI's weights were trained with another GELU, which open_clip no longer switches to by itself.
+TAGS = (
+    "ViT-B-16-quickgelu openai",
+    "ViT-L-14-quickgelu openai",
+    "ViT-B-16 laion2b_s34b_b88k",
+    "ViT-L-14 laion2b_s32b_b82k",
+    "ViT-H-14 laion2b_s32b_b79k",
+)
 
 
 def register_folder() -> None:

@@ -11,6 +11,17 @@ from .clip import OpenClip
 from .types import CATEGORY, OpenClipType
 
 CHUNK = 16
+MASKED = {"scope": "masked"}
+
+
+def _context() -> io.Input:
+    return io.Float.Input(
+        "context", default=0.25, min=0.0, max=4.0, step=0.05, tooltip="How far the box reaches beyond the mask, in parts of the mask's longer side."
+    )
+
+
+def _weight(scope: str) -> io.Input:
+    return io.Float.Input(f"{scope}_weight", default=1.0, min=0.0, max=100.0, step=0.1, tooltip=f"Weight of the score of scope {scope}.")
 
 
 class ClipRankBatch(io.ComfyNode):
@@ -27,11 +38,16 @@ class ClipRankBatch(io.ComfyNode):
                 OpenClipType.Input("clip", tooltip="From Load OpenCLIP."),
                 io.String.Input("prompt", multiline=True, tooltip="What the masked area shall show: the prompt of the edit."),
                 io.Mask.Input("mask", tooltip="The mask at picture size, one for all or one each."),
-                io.Combo.Input(
+                io.DynamicCombo.Input(
                     "scope",
-                    options=list(ranking.SCOPES),
-                    default="masked",
-                    tooltip="What CLIP is shown. masked: picture times mask (the paper). box: the box of the mask, with some context. whole: all of it.",
+                    options=[
+                        io.DynamicCombo.Option("masked", []),
+                        io.DynamicCombo.Option("box", [_context()]),
+                        io.DynamicCombo.Option("whole", []),
+                        io.DynamicCombo.Option("mix", [_context(), *(_weight(scope) for scope in ranking.SCOPES)]),
+                    ],
+                    tooltip="What CLIP is shown. masked: picture times mask (the paper). box: the box of the mask, with some context. whole: all of it. "
+                    "mix: a weighted mean of the three scores.",
                 ),
                 io.Int.Input("top_k", default=0, min=0, max=4096, tooltip="How many to return. 0: all, sorted."),
                 io.String.Input(
@@ -46,7 +62,7 @@ class ClipRankBatch(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="images", tooltip="Best first."),
                 io.Latent.Output(display_name="latents", tooltip="In the same order, with their noise masks."),
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="Of the images returned, as a list; cosine similarity, -1 to 1."),
+                io.Float.Output(display_name="scores", is_output_list=True, tooltip="Of the images returned, as a list, best first."),
                 io.Int.Output(display_name="order", is_output_list=True, tooltip="Where each image returned stood in the batch, as a list, from 0."),
                 io.String.Output(display_name="report", tooltip="The whole ranking in words."),
             ],
@@ -59,7 +75,7 @@ class ClipRankBatch(io.ComfyNode):
         clip: OpenClip,
         prompt: str,
         mask: Tensor,
-        scope: str = "masked",
+        scope: dict = MASKED,
         top_k: int = 0,
         negative_prompt: str = "",
         latents: dict | None = None,
@@ -73,30 +89,40 @@ class ClipRankBatch(io.ComfyNode):
         if latents is not None and len(latents["samples"]) != len(pictures):
             raise ValueError(f"latents has {len(latents['samples'])} in its batch, but images has {len(pictures)}: give the latents of these pictures.")
 
-        scores = score(pictures, m, clip, prompt, negative_prompt, scope)
+        scores = score(pictures, m, clip, prompt, negative_prompt, weights_of(scope), scope.get("context", 0.0))
         order = ranking.order(scores)
         best = order[: top_k or len(order)]
         report = "\n".join(f"{rank}. candidate {index}: {scores[index]:.4f}" for rank, index in enumerate(order.tolist(), 1))
         return io.NodeOutput(images[best], latents and select(latents, best), scores[best].tolist(), best.tolist(), report)
 
 
-def score(pictures: Tensor, m: Tensor, clip: OpenClip, prompt: str, negative_prompt: str, scope: str) -> Tensor:
+def weights_of(scope: dict) -> dict[str, float]:
+    """The share of each scope's score, in sum 1. Raises ValueError for a mix of nothing."""
+    if scope["scope"] != "mix":
+        return {scope["scope"]: 1.0}
+    weights = {name: scope[f"{name}_weight"] for name in ranking.SCOPES if scope[f"{name}_weight"] > 0}
+    if not weights:
+        raise ValueError("scope is mix, but all its weights are 0: give at least one scope a weight.")
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def score(pictures: Tensor, m: Tensor, clip: OpenClip, prompt: str, negative_prompt: str, weights: dict[str, float], context: float) -> Tensor:
     """One figure a picture, (N,), float32 on the CPU: similarity with the prompt, less that with the negative prompt.
 
-    One picture's figure does not depend on its neighbours: each is scored from its own view.
+    A picture's figure does not depend on its neighbours: each is scored from its own views.
     """
     clip.load()
     prompts = [prompt, negative_prompt] if negative_prompt.strip() else [prompt]
     texts = clip.embed_text(prompts)
     bar = comfy.utils.ProgressBar(len(pictures))
-    scores = []
+    scores = torch.zeros(len(pictures))
     for index in torch.arange(len(pictures)).split(CHUNK):
-        views = torch.stack([ranking.view(pictures[i], m[i % len(m)], scope, clip.size) for i in index])
-        embeddings = clip.embed_images(views)
-        similarities = [ranking.cosine(embeddings, text) for text in texts]
-        scores.append((similarities[0] - sum(similarities[1:])).cpu())
+        for scope, weight in weights.items():
+            views = torch.stack([ranking.view(pictures[i], m[i % len(m)], scope, clip.size, context) for i in index])
+            similarities = [ranking.cosine(clip.embed_images(views), text) for text in texts]
+            scores[index] += weight * (similarities[0] - sum(similarities[1:])).cpu()
         bar.update(len(index))
-    return torch.cat(scores)
+    return scores
 
 
 def select(latents: dict, index: Tensor) -> dict:

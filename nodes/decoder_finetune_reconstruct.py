@@ -19,9 +19,9 @@ from .vae import decoder_of, load_for_training, trainable_copy
 DECODER, LATENT, PASTE = "decoder weights", "latent", "paste"
 
 
-def _fit_inputs(iterations: int, rate: float, rate_tooltip: str) -> list[io.Input]:
+def _fit_inputs(rate: float, rate_tooltip: str) -> list[io.Input]:
     return [
-        io.Int.Input("iterations", default=iterations, min=0, max=10000, tooltip=f"Adam steps. Default {iterations}, as in the paper."),
+        io.Int.Input("iterations", default=75, min=0, max=10000, tooltip="Adam steps. The paper: 75, for the decoder weights."),
         io.Float.Input("learning_rate", default=rate, min=0.0, max=1.0, step=0.00001, round=0.0000001, tooltip=rate_tooltip),
         io.Float.Input(
             "background_weight", default=100.0, min=0.0, max=100000.0, step=1.0, tooltip="Lambda, the weight of the background in the loss. The paper: 100."
@@ -39,15 +39,15 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
             description="Decodes edited latents and brings the source's background back, which a VAE alone changes. The VAE passed in stays as it is.",
             search_aliases=["background reconstruction", "vae decode", "seamless", "inpaint stitch", "fine-tune decoder", "blended latent diffusion"],
             inputs=[
-                io.Latent.Input("samples", tooltip="Edited latents of one source picture, as they came from the sampler."),
+                io.Latent.Input("samples", tooltip="Edited latents, as they came from the sampler."),
                 io.Vae.Input("vae", tooltip="The VAE that made the source latent. It is never changed."),
-                io.Image.Input("image", tooltip="The source picture, as it went into VAE Encode."),
+                io.Image.Input("image", tooltip="The source picture, as it went into VAE Encode: one for all, or one each."),
                 io.Mask.Input("mask", tooltip="The mask at picture size; white was edited."),
                 io.DynamicCombo.Input(
                     "method",
                     options=[
-                        io.DynamicCombo.Option(DECODER, _fit_inputs(75, 1e-4, "Of Adam. The paper: 0.0001.")),
-                        io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, "Of Adam, in units of the latent.")),
+                        io.DynamicCombo.Option(DECODER, _fit_inputs(1e-4, "Of Adam. The paper: 0.0001.")),
+                        io.DynamicCombo.Option(LATENT, _fit_inputs(0.05, "Of Adam, in units of the latent.")),
                         io.DynamicCombo.Option(
                             PASTE, [io.Int.Input("feather", default=0, min=0, max=1024, tooltip="Pixels of transition, all of them inside the mask.")]
                         ),
@@ -85,6 +85,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
 
 def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.sd.VAE) -> None:
     """Raises ValueError unless the latent, the source (cropped as VAE Encode crops it), the mask and the batches fit together."""
+    if z.ndim != 4:
+        raise ValueError(f"samples had shape {list(z.shape)}, must be (batch, channels, height, width): one-frame video latents cannot be reconstructed yet.")
     size = [side * vae.spacial_compression_decode() for side in z.shape[-2:]]
     if list(source.shape[-2:]) != size:
         raise ValueError(

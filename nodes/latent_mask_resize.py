@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..bld import masks
 from .checks import as_mask, as_samples, check_batch
+from .sampling import noise_mask
 from .types import CATEGORY
 
 
@@ -59,7 +60,7 @@ class LatentMaskResize(io.ComfyNode):
         size = tuple(samples.shape[-2:])
         small = masks.resize(mask, size, mode, threshold)
         report = cls.report(mask, small, mode)
-        masked = {**latent, "noise_mask": small[:, None]}
+        masked = {**latent, "noise_mask": noise_mask(small, samples)}
         return io.NodeOutput(small, masked, report, ui=ui.PreviewMask(small))
 
     @staticmethod

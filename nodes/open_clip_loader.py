@@ -20,13 +20,13 @@ class OpenClipLoader(io.ComfyNode):
                     "clip_name",
                     options=[*clip.files(), *clip.TAGS],
                     tooltip="A .safetensors of models/open_clip, with its open_clip config (same name, .json) beside it, or named by its architecture, "
-                    "such as ViT-B-16.safetensors; or one of open_clip's pretrained models. The paper: ViT-B-16 openai.",
+                    "such as ViT-B-16-quickgelu.safetensors; or one of open_clip's pretrained models. The paper: ViT-B-16-quickgelu openai.",
                 ),
                 io.Boolean.Input(
                     "download",
                     default=False,
                     advanced=True,
-                    tooltip="Lets open_clip fetch a pretrained model from the Hugging Face Hub into its cache. Off, nothing is ever downloaded.",
+                    tooltip="Lets open_clip fetch the pretrained model of that name from the Hugging Face Hub into its cache.",
                 ),
             ],
             outputs=[OpenClipType.Output(display_name="clip", tooltip="For Clip Rank Batch.")],

@@ -52,7 +52,7 @@ class ProgressiveMaskDilate(io.ComfyNode):
                     min=0,
                     max=64,
                     advanced=True,
-                    tooltip="Latent pixels of a soft edge around the wide stages. The paper: 0. The mask itself is never softened.",
+                    tooltip="Latent pixels of a soft edge around the wide stages, square in shape. The paper: 0. The mask itself is never softened.",
                 ),
             ],
             outputs=[

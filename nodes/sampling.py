@@ -8,30 +8,70 @@ keeps its own way of noising. The method only chooses which mask and which noise
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import comfy.patcher_extension
 import comfy.samplers
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..bld.blending import NoiseDraws
 from ..bld.schedule import MaskSchedule, step_at
+from .checks import check_batch
 
-MaskFunction = Callable[..., Tensor]
+KEY = "blended_latent_diffusion"
 
 
-def mask_function(schedule: MaskSchedule, previous: MaskFunction | None = None) -> MaskFunction:
+def noise_mask(mask: Tensor, samples: Tensor) -> Tensor:
+    """(B, h, w) as the host's samplers want it beside samples (B, C, ..., h, w): (B, 1, ..., h, w)."""
+    return mask.reshape(len(mask), *[1] * (samples.ndim - 3), *mask.shape[1:])
+
+
+def check_size(schedule: MaskSchedule, samples: Tensor) -> None:
+    """Raises ValueError for a schedule of another size or batch than the latent that is sampled."""
+    (height, width), size = schedule.thin.shape[-2:], samples.shape[-2:]
+    if (height, width) != tuple(size):
+        raise ValueError(
+            f"mask_schedule was made for a latent of {width}x{height}, but the latent is {size[1]}x{size[0]}: make it with Latent Mask Resize."
+        )
+    check_batch(len(schedule.thin), len(samples), "mask_schedule", "the latent")
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduledMask:
     """A `denoise_mask_function` of the host that gives each model call the mask of its step.
 
-    previous: an earlier patch's function, which then works on our mask instead of being replaced.
+    previous: another patch's function, which then works on our mask instead of being replaced.
     """
 
-    def mask_at(sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
-        sigmas = extra_options["sigmas"]
-        stage = schedule.at(step_at(float(sigma.max()), sigmas), len(sigmas) - 1)
-        stage = stage.reshape(len(stage), *[1] * (denoise_mask.ndim - 3), *stage.shape[1:])
-        mask = stage.to(denoise_mask).expand_as(denoise_mask)
-        return previous(sigma, mask, extra_options=extra_options) if previous else mask
+    schedule: MaskSchedule
+    previous: Callable[..., Tensor] | None
 
-    return mask_at
+    def __call__(self, sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
+        sigmas = extra_options["sigmas"]
+        stage = self.schedule.at(step_at(float(sigma.max()), sigmas), len(sigmas) - 1)
+        mask = noise_mask(stage, denoise_mask).to(denoise_mask).expand_as(denoise_mask)
+        return self.previous(sigma, mask, extra_options=extra_options) if self.previous else mask
+
+    def sample(self, executor: Callable[..., Tensor], noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, denoise_mask=None, *args, **kwargs):
+        """A wrapper of the host's sampling: the schedule is checked, and counts also where the latent has no noise mask."""
+        check_size(self.schedule, latent_image)
+        if denoise_mask is None:
+            device = executor.class_obj.model_patcher.load_device
+            denoise_mask = noise_mask(self.schedule.thin, latent_image).to(device, noise.dtype).expand_as(noise)
+        return executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+
+
+def with_schedule(model: ModelPatcher, schedule: MaskSchedule) -> ModelPatcher:
+    """A clone of the model that samples under the schedule. Of two schedules the later one counts; other mask functions are chained."""
+    previous = model.model_options.get("denoise_mask_function")
+    if isinstance(previous, ScheduledMask):
+        previous = previous.previous
+    patched, mask = model.clone(), ScheduledMask(schedule, previous)
+    patched.set_model_denoise_mask_function(mask)
+    patched.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY)
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, mask.sample)
+    return patched
 
 
 class FreshBackground(comfy.samplers.KSamplerX0Inpaint):
@@ -55,8 +95,15 @@ class FreshBackground(comfy.samplers.KSamplerX0Inpaint):
         return super().__call__(x, sigma, denoise_mask, model_options or {}, seed)
 
 
-def with_fresh_background(sampler: comfy.samplers.KSAMPLER, noise: Tensor, draws: NoiseDraws) -> comfy.samplers.KSAMPLER:
-    """The same sampler, blending with fresh background noise. noise: the start noise, (B, C, ..., h, w)."""
+def blending_sampler(name: str, noise: Tensor, draws: NoiseDraws | None) -> comfy.samplers.KSAMPLER:
+    """One of the host's samplers by name, blending with fresh background noise from `draws`, or with its start noise at every step.
+
+    The host's own ddim would blend with a second noise, which moves the global random state and depends on the batch.
+    noise: the start noise, (B, C, ..., h, w).
+    """
+    sampler = comfy.samplers.sampler_object(name)
+    if draws is None:
+        return comfy.samplers.KSAMPLER(sampler.sampler_function, sampler.extra_options)
 
     def sample(model: comfy.samplers.KSamplerX0Inpaint, x: Tensor, sigmas: Tensor, **options) -> Tensor:
         return sampler.sampler_function(FreshBackground(model, noise.to(x), draws), x, sigmas, **options)

@@ -1,6 +1,7 @@
 """Fixtures: the pack loaded as ComfyUI loads it, a real server, a client of it, and a real browser."""
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -148,9 +149,11 @@ class Edit:
 
 @pytest.fixture(scope="session")
 def demo_pack(pack: ModuleType) -> ModuleType:
-    """The demo's pack, with its models listed beside the user's own."""
-    importlib.import_module(f"{PACK}.nodes.clip").register_folder()
-    return importlib.import_module("demo")
+    """The demo's pack, with its models listed beside the user's own, as after the start of a server."""
+    module = importlib.import_module("demo.node")
+    for extension in (asyncio.run(pack.comfy_entrypoint()), module.DemoExtension()):
+        asyncio.run(extension.on_load())
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +176,7 @@ def picture(name: str) -> Any:
     """An input picture of the demo as floats in 0..1."""
     import numpy as np
     import torch
-    from host.demo import INPUTS
     from PIL import Image
+
+    from host.demo import INPUTS
     return torch.from_numpy(np.asarray(Image.open(INPUTS / name), np.float32) / 255)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from host import HostError, provision, server
-from host.demo import contact_sheet, ranking
+from host.demo import change, contact_sheet, ranking, text_input
 from host.provision import Builder, Host
 from host.workflow import to_prompt
 
@@ -390,6 +390,18 @@ def test_the_report_of_the_ranking_is_read():
     assert ranking("1. candidate 3: 0.2500\n2. candidate 0: -0.0100") == [(1, 3, 0.25), (2, 0, -0.01)]
     with pytest.raises(HostError, match="cannot be read"):
         ranking("something else")
+
+
+@pytest.mark.parametrize("text", ["a fox", ["4", 0]])
+def test_another_text_and_seed_reach_sampler_and_ranker(text):
+    prompt = {"1": {"class_type": "BlendedLatentKSampler", "inputs": {"positive": ["2", 0], "seed": 1}},
+              "2": {"class_type": "CLIPTextEncode", "inputs": {"text": text}},
+              "3": {"class_type": "ClipRankBatch", "inputs": {"prompt": text}},
+              "4": {"class_type": "PrimitiveStringMultiline", "inputs": {"value": "a fox"}}}
+    change(prompt, "a cat", 9)
+    inputs, name = text_input(prompt)
+    assert inputs[name] == "a cat" and prompt["1"]["inputs"]["seed"] == 9
+    assert prompt["3"]["inputs"]["prompt"] == ("a cat" if text == "a fox" else ["4", 0])
 
 
 def test_the_sheet_has_every_picture_at_its_place():

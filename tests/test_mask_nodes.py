@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from blended_latent_diffusion.bld import masks
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
 from blended_latent_diffusion.nodes.preview import TILE, stages_over_time

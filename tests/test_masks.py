@@ -9,11 +9,12 @@ import pytest
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
-from blended_latent_diffusion.bld import masks
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+
+from blended_latent_diffusion.bld import masks
 
 SIZES = [((64, 64), (8, 8)), ((96, 160), (6, 10)), ((100, 70), (12, 8)), ((61, 33), (7, 5))]
 

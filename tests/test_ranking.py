@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from blended_latent_diffusion.bld import ranking
 
 

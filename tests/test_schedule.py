@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from blended_latent_diffusion.bld import masks, schedule
 from hypothesis import given
 from hypothesis import strategies as st
+
+from blended_latent_diffusion.bld import masks, schedule
 
 
 def thin_mask() -> torch.Tensor:

@@ -1,0 +1,88 @@
+"""The source pictures of the example workflows: scenes of the test split, the mask in their alpha channel (0 = edit)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from . import data
+
+FOLDER = Path(__file__).resolve().parent.parent / "input"
+Draw = Callable[[ImageDraw.ImageDraw, int], None]
+
+PLAIN = (1.0, (1.0, 1.0, 1.0))
+
+
+def scene(background: str, seed: int, *items: tuple[str, int, int, int]) -> Image.Image:
+    """A picture (128 x 128) of named objects, each (kind, x, y, side), on a named background."""
+    placed = tuple(data.Item(data.KIND_NAMES.index(kind), x, y, side, 0.0, False, *PLAIN) for kind, x, y, side in items)
+    return Image.fromarray(data.render(data.Plan(placed, data.BACKGROUNDS.index(background), (data.SPLITS["test"], seed))))
+
+
+def masked(picture: Image.Image, draw: Draw) -> Image.Image:
+    """The picture with a mask in its alpha channel, drawn at four times the size; LoadImage reads 1 - alpha as the mask."""
+    mask = Image.new("L", [4 * side for side in picture.size])
+    draw(ImageDraw.Draw(mask), 4)
+    mask = mask.resize(picture.size, Image.Resampling.BOX).point(lambda value: 255 * (value >= 128))
+    result = picture.convert("RGBA")
+    result.putalpha(Image.eval(mask, lambda value: 255 - value))
+    return result
+
+
+def box(left: int, top: int, right: int, bottom: int, radius: int = 8) -> Draw:
+    """A rounded box."""
+    return lambda canvas, scale: canvas.rounded_rectangle([scale * v for v in (left, top, right, bottom)], scale * radius, fill=255)
+
+
+def ellipse(left: int, top: int, right: int, bottom: int) -> Draw:
+    """An ellipse in its box."""
+    return lambda canvas, scale: canvas.ellipse([scale * v for v in (left, top, right, bottom)], fill=255)
+
+
+def stroke(points: list[tuple[int, int]], width: int) -> Draw:
+    """A brush stroke of a width in pixels with round ends."""
+
+    def draw(canvas: ImageDraw.ImageDraw, scale: int) -> None:
+        path = [(scale * x, scale * y) for x, y in points]
+        canvas.line(path, fill=255, width=scale * width, joint="curve")
+        for x, y in path:
+            canvas.ellipse([x - scale * width / 2, y - scale * width / 2, x + scale * width / 2, y + scale * width / 2], fill=255)
+
+    return draw
+
+
+def arc(x: int, y: int, radius: int, start: float, end: float) -> list[tuple[int, int]]:
+    """Points of an arc; angles in degrees, clockwise from the right."""
+    angles = np.radians(np.linspace(start, end, 24))
+    return [(round(x + radius * np.cos(a)), round(y + radius * np.sin(a))) for a in angles]
+
+
+def scribbled(picture: Image.Image, points: list[tuple[int, int]], width: int, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture with a rough stroke painted in."""
+    ink = masked(Image.new("RGB", picture.size, colour), stroke(points, width))
+    return Image.composite(picture, Image.new("RGB", picture.size, colour), ink.getchannel("A"))
+
+
+def pictures() -> dict[str, Image.Image]:
+    """All of them by file name."""
+    smile = arc(64, 30, 52, 35, 125)
+    return {
+        "bld_demo_edit.png": masked(scene("meadow", 3, ("turtle", 32, 92, 48)), box(58, 34, 122, 106)),
+        "bld_demo_background.png": masked(scene("beach", 5, ("panda", 66, 72, 84)), ellipse(22, 30, 110, 112)),
+        "bld_demo_scribble.png": masked(scribbled(scene("sea", 7), smile, 18, (235, 200, 60)), stroke(smile, 40)),
+        "bld_demo_stroke.png": masked(scene("plain blue", 9), stroke(smile, 3)),
+    }
+
+
+def main() -> None:
+    """Write them all."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, picture in pictures().items():
+        picture.save(FOLDER / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Blended sampling on the demo model: the paper's loop, the host's own sampler, and what a user counts on."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.samplers
+import nodes as host_nodes
+import pytest
+import torch
+from torch import Tensor
+
+from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
+from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
+from conftest import Edit
+
+SEED, CFG = 5, 4.0
+
+
+def sample(edit: Edit, steps: int = 6, sampler: str = "ddim", scheduler: str = "ddim_uniform", **options) -> dict:
+    options = {"seed": SEED, "latent_image": edit.latent, "model": edit.model} | options
+    return BlendedLatentKSampler.execute(
+        steps=steps, cfg=CFG, sampler_name=sampler, scheduler=scheduler, positive=edit.positive, negative=edit.negative, **options
+    ).args[0]
+
+
+def shrinking(edit: Edit, **options):
+    small = LatentMaskResize.execute(edit.mask, edit.latent).args[0]
+    return ProgressiveMaskDilate.execute(small, **options).args[0]
+
+
+def papers_loop(edit: Edit, masks: list[Tensor], denoise: float) -> Tensor:
+    """DDIM with eta 0 in the variance-preserving form of the paper, written without the host's samplers.
+
+    masks: one (h, w) a step; each step blends at its own level and then denoises, and the last blend is at level 0.
+    """
+    comfy.model_management.load_models_gpu([edit.model])
+    model = edit.model.model
+    sigmas = comfy.samplers.calculate_sigmas(model.model_sampling, "ddim_uniform", int(len(masks) / denoise))[-len(masks) - 1 :]
+    alphas = (1 / (1 + sigmas.double() ** 2)).tolist()
+    z_init = model.process_latent_in(edit.latent["samples"]).double()
+    generator = torch.Generator().manual_seed(SEED)
+
+    def draw() -> Tensor:
+        return torch.randn(z_init.shape[1:], generator=generator)[None].double()
+
+    def predict(z: Tensor, alpha: float, sigma: Tensor) -> Tensor:
+        x = (z / alpha**0.5).float()
+        cond, uncond = (model.apply_model(x, sigma[None], c_crossattn=c[0][0]).double() for c in (edit.positive, edit.negative))
+        return uncond + CFG * (cond - uncond)
+
+    noise = draw()
+    z = alphas[0] ** 0.5 * z_init + (1 - alphas[0]) ** 0.5 * noise
+    for step, m in enumerate(masks):
+        alpha, following = alphas[step], alphas[step + 1]
+        if step:
+            noise = draw()
+        z = z * m + (alpha**0.5 * z_init + (1 - alpha) ** 0.5 * noise) * (1 - m)
+        z_0 = predict(z, alpha, sigmas[step])
+        epsilon = (z - alpha**0.5 * z_0) / (1 - alpha) ** 0.5
+        z = following**0.5 * z_0 + (1 - following) ** 0.5 * epsilon
+    z = z * masks[-1] + z_init * (1 - masks[-1])
+    return model.process_latent_out(z).float()
+
+
+@pytest.mark.parametrize("denoise", [1.0, 0.75])
+@pytest.mark.parametrize("stages", [0, 3])
+def test_paper_mode_is_the_papers_loop(edit, stages, denoise):
+    steps = 10
+    schedule = shrinking(edit, stages=stages)
+    result = sample(edit, steps, mask_schedule=schedule, denoise=denoise)["samples"]
+    expected = papers_loop(edit, [schedule.at(step, steps)[0].double() for step in range(steps)], denoise)
+    assert (result - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    "sampler, scheduler", [("euler", "normal"), ("dpmpp_2m", "karras"), ("heun", "simple"), ("uni_pc", "normal")]
+)
+def test_fixed_noise_without_shrinking_is_the_hosts_ksampler_bit_for_bit(edit, sampler, scheduler):
+    ours = sample(edit, 5, sampler, scheduler, mask=edit.mask, background_noise="fixed")
+    masked = LatentMaskResize.execute(edit.mask, edit.latent).args[1]
+    theirs = host_nodes.KSampler().sample(edit.model, SEED, 5, CFG, sampler, scheduler, edit.positive, edit.negative, masked, 1.0)[0]
+    reached = ours["noise_mask"].expand_as(ours["samples"]) > 0
+    assert torch.equal(ours["samples"][reached], theirs["samples"][reached])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "uni_pc"])
+@pytest.mark.parametrize("noise", ["every step", "fixed"])
+def test_the_background_is_exact(edit, sampler, noise):
+    out = sample(edit, 4, sampler, "normal", mask_schedule=shrinking(edit), background_noise=noise)
+    outside = (out["noise_mask"] == 0).expand_as(out["samples"])
+    assert torch.equal(out["samples"][outside], edit.latent["samples"][outside])
+    assert torch.isfinite(out["samples"]).all()
+    assert (out["samples"] - edit.latent["samples"])[~outside].abs().mean() > 0.01, "the mask was not edited"
+
+
+def background_noises(edit: Edit, sampler: str, noise: str) -> list[Tensor]:
+    """The noise over the unmasked latent at each model call: what the call saw, less the source."""
+    seen = []
+
+    def watch(executor, x, timestep, *args, **kwargs):
+        inner = executor.class_obj.inner_model
+        source = inner.process_latent_in(edit.latent["samples"])
+        seen.append(((x - source) / timestep.reshape(-1, 1, 1, 1))[..., 0, :].clone())
+        return executor(x, timestep, *args, **kwargs)
+
+    watched = edit.model.clone()
+    watched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "watch", watch)
+    sample(edit, 4, sampler, "normal", model=watched, mask=edit.mask, background_noise=noise)
+    return seen
+
+
+def test_fresh_noise_is_fresh_at_every_step_and_shared_inside_a_step(edit):
+    seen = background_noises(edit, "dpm_2", "every step")
+    same = [torch.allclose(a, b, atol=1e-3) for a, b in zip(seen, seen[1:], strict=False)]
+    assert same == [True, False, True, False, True, False], "dpm_2 calls the model twice in each step but the last"
+    assert all(abs(float(noise.std()) - 1) < 0.3 for noise in seen)
+
+
+def test_fixed_noise_stays(edit):
+    seen = background_noises(edit, "euler", "fixed")
+    assert all(torch.allclose(noise, seen[0], atol=1e-3) for noise in seen)
+
+
+def test_a_candidate_is_the_same_alone_and_in_any_chunk(edit):
+    together = sample(edit, candidates=5, mask=edit.mask)["samples"]
+    chunked = sample(edit, candidates=5, mask=edit.mask, chunk_size=2)["samples"]
+    alone = sample(edit, seed=SEED + 3, mask=edit.mask)["samples"]
+    assert together.shape[0] == 5
+    assert torch.allclose(together, chunked, atol=1e-5)
+    assert torch.allclose(together[3:4], alone, atol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 0.1, "candidates differ"
+
+
+def test_a_batch_of_sources_with_a_mask_each(edit):
+    latent = {"samples": torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1)])}
+    mask = torch.cat([edit.mask, edit.mask.flip(-1)])
+    out = sample(edit, latent_image=latent, mask=mask, candidates=2, chunk_size=3)
+    assert out["samples"].shape[0] == 4 and out["noise_mask"].shape == (4, 1, 16, 16)
+    outside = (out["noise_mask"] == 0).expand_as(out["samples"])
+    assert torch.equal(out["samples"][outside], latent["samples"].repeat_interleave(2, 0)[outside])
+
+
+def test_a_model_patched_with_a_schedule_does_the_same_in_the_hosts_ksampler(edit):
+    schedule = shrinking(edit)
+    patched = ApplyMaskSchedule.execute(edit.model, schedule).args[0]
+    masked = LatentMaskResize.execute(edit.mask, edit.latent).args[1]
+    theirs = host_nodes.KSampler().sample(patched, SEED, 8, CFG, "dpmpp_2m", "karras", edit.positive, edit.negative, masked, 1.0)[0]
+    ours = sample(edit, 8, "dpmpp_2m", "karras", mask_schedule=schedule, background_noise="fixed")
+    assert torch.allclose(theirs["samples"], ours["samples"], atol=1e-6)
+    assert "denoise_mask_function" not in edit.model.model_options and not edit.model.wrappers, "the model passed in is untouched"
+    bare = host_nodes.KSampler().sample(patched, SEED, 8, CFG, "dpmpp_2m", "karras", edit.positive, edit.negative, edit.latent, 1.0)[0]
+    assert torch.equal(bare["samples"], theirs["samples"]), "the schedule counts without a noise mask, too"
+    with pytest.raises(ValueError, match="made for a latent of 16x16, but the latent is 8x8"):
+        host_nodes.KSampler().sample(patched, SEED, 2, CFG, "euler", "normal", edit.positive, edit.negative, {"samples": torch.zeros(1, 4, 8, 8)}, 1.0)
+
+
+def test_of_two_schedules_the_later_one_counts(edit):
+    earlier = ApplyMaskSchedule.execute(edit.model, ProgressiveMaskDilate.execute(torch.zeros(1, 16, 16), stages=0).args[0]).args[0]
+    once, again = sample(edit, mask=edit.mask)["samples"], sample(edit, model=earlier, mask=edit.mask)["samples"]
+    assert torch.equal(once, again)
+
+
+def test_a_schedule_works_behind_an_earlier_mask_function(edit):
+    """Shrinking first, then the earlier patch on our mask: here one that blanks it, so that nothing may change."""
+    earlier = edit.model.clone()
+    earlier.set_model_denoise_mask_function(lambda sigma, denoise_mask, extra_options: denoise_mask * 0)
+    out = sample(edit, model=earlier, mask_schedule=shrinking(edit))
+    assert torch.allclose(out["samples"], edit.latent["samples"], atol=1e-5)
+
+
+def test_sampling_moves_no_global_random_state(edit):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    sample(edit, mask=edit.mask)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_denoise_zero_returns_the_source(edit):
+    assert torch.equal(sample(edit, mask=edit.mask, denoise=0.0)["samples"], edit.latent["samples"])
+
+
+def test_one_step(edit):
+    out = sample(edit, 1, mask_schedule=shrinking(edit))
+    assert torch.isfinite(out["samples"]).all()
+
+
+def test_an_empty_mask_changes_nothing_and_a_full_one_everything(edit):
+    assert torch.equal(sample(edit, mask=torch.zeros_like(edit.mask))["samples"], edit.latent["samples"])
+    full = sample(edit, mask=torch.ones_like(edit.mask))["samples"]
+    assert ((full - edit.latent["samples"]).abs() > 0).float().mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"mask": torch.full((1, 128, 128), float("nan"))}, "mask contains NaN"),
+        ({"mask": torch.full((1, 128, 128), 2.0)}, "mask had values from 2 to 2, must be in 0..1"),
+        ({"mask": torch.zeros(3, 128, 128)}, "mask has 3 in its batch, but latent_image has 1"),
+        ({"latent_image": {}}, "latent_image holds no samples"),
+        ({"latent_image": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "must be an image latent"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(edit, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sample(edit, **change)
+
+
+def test_mask_and_schedule_together_are_refused(edit):
+    with pytest.raises(ValueError, match="both connected"):
+        sample(edit, mask=edit.mask, mask_schedule=shrinking(edit))
+
+
+def test_a_schedule_of_another_size_is_refused(edit):
+    schedule = ProgressiveMaskDilate.execute(torch.ones(1, 8, 12)).args[0]
+    with pytest.raises(ValueError, match="made for a latent of 12x8, but the latent is 16x16"):
+        sample(edit, mask_schedule=schedule)
