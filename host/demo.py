@@ -19,6 +19,7 @@ from host.browser import open_for_user
 from host.client import Client, Event, Run
 from host.provision import Host
 from host.server import ROOT, Server, log_tail
+from host.workflow import is_link
 
 Json = dict[str, Any]
 
@@ -66,26 +67,30 @@ def demo(options: argparse.Namespace) -> None:
             change(prompt, options.prompt, options.seed)
             taps = tap(prompt, client.object_info())
             run = client.run(prompt, Narrator(prompt))
-            sheet = write(client, run, taps, prompt_text(prompt))
+            inputs, name = text_input(prompt)
+            sheet = write(client, run, taps, inputs[name])
     print(f"Done in {time.monotonic() - start:.1f} s: look at {sheet}")
     open_for_user(sheet.as_uri())
 
 
 def change(prompt: Json, text: str | None, seed: int | None) -> None:
     """Put another text or seed into the prompt."""
-    sampler = only(prompt, SAMPLE)[1]
     if text is not None:
-        prompt[sampler["inputs"]["positive"][0]]["inputs"]["text"] = text
-        ranker = only(prompt, RANK)[1]
-        if isinstance(ranker["inputs"]["prompt"], str):
-            ranker["inputs"]["prompt"] = text
+        inputs, name = text_input(prompt)
+        inputs[name] = text
+        ranker = only(prompt, RANK)[1]["inputs"]
+        if not is_link(ranker["prompt"]):
+            ranker["prompt"] = text
     if seed is not None:
-        sampler["inputs"]["seed"] = seed
+        only(prompt, SAMPLE)[1]["inputs"]["seed"] = seed
 
 
-def prompt_text(prompt: Json) -> str:
-    """The text that the sampler is given."""
-    return str(prompt[only(prompt, SAMPLE)[1]["inputs"]["positive"][0]]["inputs"].get("text", ""))
+def text_input(prompt: Json) -> tuple[Json, str]:
+    """The inputs, and the name of the one, that hold the text which the sampler is given."""
+    inputs, name = prompt[only(prompt, SAMPLE)[1]["inputs"]["positive"][0]]["inputs"], "text"
+    while is_link(inputs[name]):
+        inputs, name = prompt[inputs[name][0]]["inputs"], "value"  # of a Primitive node
+    return inputs, name
 
 
 def only(prompt: Json, kind: str) -> tuple[str, Json]:
@@ -162,7 +167,7 @@ def write(client: Client, run: Run, taps: dict[str, str], text: str) -> Path:
     files["contact_sheet.png"] = contact_sheet(text, tiles)
     for name, image in files.items():
         image.save(OUTPUT / name)
-    print("Wrote " + ", ".join(files) + f" to {OUTPUT}")
+    print(f"Wrote source, mask, {len(pictures['candidates'])} candidates, result and contact_sheet to {OUTPUT}")
     return OUTPUT / "contact_sheet.png"
 
 
