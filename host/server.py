@@ -116,6 +116,9 @@ class Server:
             if not (folder / "__init__.py").is_file():
                 raise HostError(f"{folder} is not a node pack: it has no __init__.py.")
             link_folder(folder, self.base / "custom_nodes" / name)
+        example = self.host.comfyui / "input" / "example.png"  # a new ComfyUI has it, and workflows count on it
+        if example.exists():
+            shutil.copy2(example, self.base / "input")
         for folder in self.inputs:
             if not folder.is_dir():
                 raise HostError(f"The folder of input pictures {folder} is not there.")
