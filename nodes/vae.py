@@ -22,14 +22,29 @@ def decoder_of(vae: comfy.sd.VAE) -> nn.Module:
     return decoder
 
 
+# What the host's memory management hangs on the modules that it has loaded; some of it cannot be copied, none of it may be.
+HOST_STATE = ("_v", "_v_signature", "_pin", "_pin_state", "dynamic_pins")
+
+
+def copy_in_float32(module: nn.Module) -> nn.Module:
+    """The same module with weights of its own in float32 and no trace of where the host had loaded it."""
+    replaced: dict[int, object] = {id(p): nn.Parameter(p.detach().clone().float(), requires_grad=False) for p in module.parameters()}
+    for part in module.modules():
+        replaced |= {id(part.__dict__[name]): None for name in HOST_STATE if name in part.__dict__}
+    result = copy.deepcopy(module, replaced).float().eval()
+    for part in result.modules():
+        for name in HOST_STATE:
+            part.__dict__.pop(name, None)
+    return result
+
+
 def trainable_copy(vae: comfy.sd.VAE) -> comfy.sd.VAE:
     """A VAE of its own, with weights of its own in float32, loaded whole on the VAE's device. Call it under inference_mode(False).
 
     A plain ModelPatcher holds it: the host's dynamic one would compute with copies of the weights, out of a gradient's reach.
     """
-    weights = {id(p): nn.Parameter(p.detach().clone().float(), requires_grad=False) for p in vae.first_stage_model.parameters()}
     tuned = copy.copy(vae)
-    tuned.first_stage_model = copy.deepcopy(vae.first_stage_model, weights).float().eval()
+    tuned.first_stage_model = copy_in_float32(vae.first_stage_model)
     tuned.vae_dtype = torch.float32
     tuned.size = None
     tuned.patcher = comfy.model_patcher.ModelPatcher(

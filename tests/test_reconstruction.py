@@ -15,6 +15,7 @@ from blended_latent_diffusion.bld.metrics import background_psnr
 from blended_latent_diffusion.bld.reconstruction.objective import objective
 from blended_latent_diffusion.nodes import decoder_finetune_reconstruct as node
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from blended_latent_diffusion.nodes.vae import copy_in_float32
 from conftest import Edit
 
 FIT = {"iterations": 25, "learning_rate": 1e-4, "background_weight": 100.0}
@@ -109,6 +110,21 @@ def test_cancel_in_the_middle_leaves_the_vae_alone(edit):
         reconstruct(edit, DECODER)
     assert fingerprint(edit.vae) == before
     assert psnr(edit, reconstruct(edit, DECODER)[0]) > psnr(edit, plain(edit)), "the next run is clean"
+
+
+def test_what_the_host_hangs_on_a_loaded_module_is_left_behind():
+    """Dynamic VRAM does so on a GPU only: its handles cannot be copied, and a copy must not point to the user's weights."""
+
+    class Handle:
+        def __deepcopy__(self, memo):
+            raise TypeError("cannot be copied")
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2).half())
+    module[0]._v, module.dynamic_pins = Handle(), {"cuda:0": Handle()}
+    result = copy_in_float32(module)
+    assert not hasattr(result[0], "_v") and not hasattr(result, "dynamic_pins") and hasattr(module[0], "_v")
+    assert torch.equal(result[0].weight, module[0].weight.float())
+    assert result[0].weight.data_ptr() != module[0].weight.data_ptr()
 
 
 def test_a_batch_shares_one_source_and_mask(edit):
