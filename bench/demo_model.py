@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import torch  # noqa: E402
 
 from demo.train import clip as ranker  # noqa: E402
 from demo.train import common, data, judge, sampling, sheets  # noqa: E402
+from host.pack import make_importable, use_the_device_there_is  # noqa: E402
 
 FLOORS = {"judge, balanced query accuracy": 0.97, "generation, named object shown": 0.80,
           "edit in a box, each candidate": 0.60, "edit in a box, best of 8 by CLIP": 0.85,
           "VAE reconstruction, dB": 24.0, "CLIP top-1 over kinds": 0.90}
 CANDIDATES = 8
 Model = tuple[Any, Any, Any]
+Draw = Callable[[Model, list, int], np.ndarray]
 
 
 def scene_prompt(index: int) -> tuple[str, int]:
@@ -65,35 +68,47 @@ def edit_case(index: int) -> tuple[np.ndarray, np.ndarray, int, str]:
     return data.render(scene), sheets.box_mask(rng), kind, prompt
 
 
-def edits(model: Model, referee: tuple[judge.Judge, float], count: int) -> dict[str, float]:
-    """Batch precision over the candidates, and the hit rate of the candidate that the CLIP ranking puts first."""
-    clip, tokenizer = ranker.load()
+def edits(model: Model, clip: Any, referee: tuple[judge.Judge, float], count: int, draw: Draw) -> dict[str, float]:
+    """Batch precision over the candidates, and the hit rate of the candidate that the pack's ranking puts first."""
+    from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
+
     each, first, chance = [], [], []
     for start in range(0, count, 6):
         cases = [edit_case(i) for i in range(start, min(start + 6, count))]
-        pictures = _edit(model, cases, 800000 + start).reshape(len(cases), CANDIDATES, data.SIZE, data.SIZE, 3)
+        pictures = draw(model, cases, 800000 + start).reshape(len(cases), CANDIDATES, data.SIZE, data.SIZE, 3)
         for (_, mask, kind, prompt), candidates in zip(cases, pictures, strict=True):
             hit = shows(referee, candidates, [kind] * CANDIDATES)
-            best = int(_scores(clip, tokenizer, candidates * mask[..., None], prompt).argmax())
+            images, m = torch.from_numpy(candidates).float() / 255, torch.from_numpy(mask).float()[None]
+            best = ClipRankBatch.execute(images, clip, prompt, m, top_k=1).args[3][0]
             each.append(hit.mean()), first.append(hit[best]), chance.append(hit.any())
     return {"each": float(np.mean(each)), "best": float(np.mean(first)), "any": float(np.mean(chance))}
 
 
-def _edit(model: Model, cases: list, seed: int) -> np.ndarray:
-    """Eight candidates per case by the host's own noise mask: uint8 (cases * 8, 128, 128, 3)."""
-    source = np.stack([c[0] for c in cases])
-    latent = sampling.encode(model[2], source).repeat_interleave(CANDIDATES, 0)
+def draw_with_the_host(model: Model, cases: list, seed: int) -> np.ndarray:
+    """Eight candidates per case by the host's own sampler and noise mask: uint8 (cases * 8, 128, 128, 3)."""
+    latent = sampling.encode(model[2], np.stack([c[0] for c in cases])).repeat_interleave(CANDIDATES, 0)
     mask = sampling.latent_mask(np.stack([c[1] for c in cases])).repeat_interleave(CANDIDATES, 0)
-    prompts = [c[3] for c in cases for _ in range(CANDIDATES)]
-    return sampling.decode(model[2], sampling.sample(model[0], model[1], prompts, seed, latent, mask))
+    return sampling.decode(model[2], sampling.sample(model[0], model[1], _prompts(cases), seed, latent, mask))
 
 
-@torch.no_grad()
-def _scores(clip: torch.nn.Module, tokenizer: Any, masked: np.ndarray, prompt: str) -> torch.Tensor:
-    """Cosine of each masked candidate with the prompt, (8,): the paper's ranking."""
-    image = clip.encode_image(ranker.prepare(masked.astype(np.uint8), torch.device("cpu")))
-    text = clip.encode_text(tokenizer([prompt]))
-    return torch.nn.functional.cosine_similarity(image, text)
+def draw_with_the_pack(model: Model, cases: list, seed: int) -> np.ndarray:
+    """The same by the pack's nodes: fresh background noise and the paper's shrinking mask, other settings alike."""
+    from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+    from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+    from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
+
+    latent = {"samples": sampling.encode(model[2], np.stack([c[0] for c in cases]))}
+    small = LatentMaskResize.execute(torch.from_numpy(np.stack([c[1] for c in cases])).float(), latent).args[0]
+    schedule = ProgressiveMaskDilate.execute(small).args[0]
+    positive, negative = (sampling.conditioning(model[1], p) for p in (_prompts(cases), [""] * len(cases) * CANDIDATES))
+    result = BlendedLatentKSampler.execute(
+        model[0], seed, sampling.STEPS, sampling.CFG, sampling.SAMPLER, sampling.SCHEDULER, positive, negative, latent,
+        candidates=CANDIDATES, mask_schedule=schedule, chunk_size=CANDIDATES * len(cases))
+    return sampling.decode(model[2], result.args[0]["samples"])
+
+
+def _prompts(cases: list) -> list[str]:
+    return [case[3] for case in cases for _ in range(CANDIDATES)]
 
 
 def reconstruction(vae: Any, count: int) -> float:
@@ -106,16 +121,23 @@ def reconstruction(vae: Any, count: int) -> float:
 
 def measure(quick: bool) -> dict[str, Any]:
     """All figures."""
+    import folder_paths
+
+    from blended_latent_diffusion.nodes import clip as clips
     from demo import loader
 
-    model, referee = loader.load(), judge.load()
+    folder_paths.add_model_folder_path(clips.FOLDER, str(loader.OPEN_CLIP))
+    model, clip, referee = loader.load(), clips.load_file(f"{ranker.NAME}.safetensors"), judge.load()
     accuracy = judge.accuracy(300 if quick else 2000)
     made = generation(model, referee, 48 if quick else 336)
-    edited = edits(model, referee, 6 if quick else 60)
+    cases = 6 if quick else 60
+    edited, stock = (edits(model, clip, referee, cases, draw) for draw in (draw_with_the_pack, draw_with_the_host))
     figures = {"judge, balanced query accuracy": accuracy["query"], "judge, exact set of kinds": accuracy["exact"],
                "generation, named object shown": made["all"], "generation, never-trained pairs": made["unseen pairs"],
                "edit in a box, each candidate": edited["each"], "edit in a box, best of 8 by CLIP": edited["best"],
                "edit in a box, any of 8 (the ranking's ceiling)": edited["any"],
+               "  the same by the host's noise mask, each": stock["each"],
+               "  the same by the host's noise mask, best of 8": stock["best"],
                "VAE reconstruction, dB": reconstruction(model[2], 32 if quick else 200),
                "CLIP top-1 over kinds": ranker.top1(200 if quick else 1000)}
     return figures
@@ -126,7 +148,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller sample: two minutes instead of fifteen")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    common.import_host("cuda" if torch.cuda.is_available() else "cpu")
+    use_the_device_there_is()
+    make_importable()
     common.prepare(0, 0)
     start = time.monotonic()
     with torch.inference_mode():

@@ -3,9 +3,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import os
 import re
 import sys
@@ -39,7 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("run the tests with: python run.py test")
     others = [path for path in sys.path if Path(path or os.curdir).resolve() not in (ROOT, comfyui)]
     sys.path[:] = [str(comfyui), *others, str(ROOT)]
-    sys.meta_path.append(PackFinder())
+    from host.pack import make_importable, use_the_device_there_is
+    make_importable()
     use_the_device_there_is()
 
 
@@ -58,24 +56,6 @@ def host(pytestconfig: pytest.Config) -> Any:
     """The host that the tests run on."""
     from host.provision import Host
     return Host(Path(sys.executable), pytestconfig.getoption("--comfyui"), pytestconfig.getoption("--overlay"))
-
-
-class PackFinder(importlib.abc.MetaPathFinder):
-    """Lets tests import the pack by name, as ComfyUI loads it: from its file, whatever its folder is called."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        """The pack's spec under its one name; its submodules are found through it."""
-        if name != PACK:
-            return None
-        location = ROOT / "__init__.py"
-        return importlib.util.spec_from_file_location(name, location, submodule_search_locations=[str(ROOT)])
-
-
-def use_the_device_there_is() -> None:
-    """Tell ComfyUI to use the CPU where torch has nothing else; it must hear that before anything of it is imported."""
-    import torch
-    from comfy.cli_args import args
-    args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 @pytest.fixture(scope="session")
