@@ -15,12 +15,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from host.pack import make_importable, use_the_device_there_is  # noqa: E402
+
+use_the_device_there_is()
+make_importable()
+
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from demo.train import clip as ranker  # noqa: E402
 from demo.train import common, data, judge, sampling, sheets  # noqa: E402
-from host.pack import make_importable, use_the_device_there_is  # noqa: E402
 
 FLOORS = {"judge, balanced query accuracy": 0.97, "generation, named object shown": 0.80,
           "edit in a box, each candidate": 0.60, "edit in a box, best of 8 by CLIP": 0.85,
@@ -148,8 +152,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a smaller sample: two minutes instead of fifteen")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    use_the_device_there_is()
-    make_importable()
     common.prepare(0, 0)
     start = time.monotonic()
     with torch.inference_mode():
