@@ -65,13 +65,18 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 class Clock:
-    """Progress in [0, 1] of a training time that survives restarts: ``spent`` seconds are kept in the checkpoint."""
+    """Progress in [0, 1] of a training time that survives restarts (``spent`` seconds are kept in the checkpoint).
+
+    Ask once a step: a gap of more than ten seconds (a paused process) counts as ten.
+    """
 
     def __init__(self, minutes: float, spent: float = 0.0) -> None:
-        self.total, self.before, self.start = minutes * 60, spent, time.monotonic()
+        self.total, self.active, self.last = minutes * 60, spent, time.monotonic()
 
     def spent(self) -> float:
-        return self.before + time.monotonic() - self.start
+        now = time.monotonic()
+        self.active, self.last = self.active + min(10.0, now - self.last), now
+        return self.active
 
     def progress(self) -> float:
         return min(1.0, self.spent() / max(self.total, 1e-9))

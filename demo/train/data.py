@@ -74,7 +74,7 @@ def plan(split: str, index: int) -> Plan:
     seed = (SPLITS[split], index)
     rng = np.random.default_rng(seed)
     background = _draw_background(rng)
-    count = int(rng.choice(4, p=(0.08, 0.66, 0.21, 0.05)))
+    count = int(rng.choice(4, p=(0.07, 0.72, 0.18, 0.03)))
     allowed = [k for k in range(len(KIND_NAMES)) if split != "train" or not held_out(k, background)]
     kinds = rng.choice(allowed, size=count, replace=False)
     return Plan(_place(kinds, rng), background, seed)
@@ -88,7 +88,7 @@ def _draw_background(rng: np.random.Generator) -> int:
 
 def _place(kinds: np.ndarray, rng: np.random.Generator) -> tuple[Item, ...]:
     """Put the objects inside the frame, apart from each other (the least overlapping of some tries)."""
-    low, high = {0: (0, 0), 1: (50, 108), 2: (42, 66), 3: (38, 54)}[len(kinds)]
+    low, high = {0: (0, 0), 1: (64, 112), 2: (52, 68), 3: (46, 56)}[len(kinds)]
     items: list[Item] = []
     for kind in kinds:
         side = int(rng.integers(low, high + 1))
@@ -356,9 +356,9 @@ def _noun(item: Item, rng: np.random.Generator) -> str:
         return name
     if draw < 0.22:
         return f"the {name}"
-    if draw < 0.37 and item.side < 60:
+    if draw < 0.37 and item.side < 72:
         return f"{'' if name == 'grapes' else 'a '}small {name}"
-    if draw < 0.37 and item.side > 86:
+    if draw < 0.37 and item.side > 96:
         return f"{'' if name == 'grapes' else 'a '}{_pick(('big', 'large'), rng)} {name}"
     return article(name)
 

@@ -14,7 +14,7 @@ UNET = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels":
         "use_checkpoint": False, "use_temporal_attention": False, "num_classes": None}
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": 3,
         "max_position_embeddings": 77, "hidden_act": "quick_gelu", "eos_token_id": 49407}
-PEAK = 7e-4
+PEAK = 6e-4
 EMPTY = 0.1
 
 
@@ -124,7 +124,7 @@ def train(settings: common.Settings) -> None:
     print(f"unet {sum(p.numel() for p in model.unet.parameters()) / 1e6:.1f} M, text "
           f"{sum(p.numel() for p in model.text.parameters()) / 1e6:.2f} M, {len(vocabulary.ids)} tokens", flush=True)
     while clock.progress() < 1:
-        z, rows = _batch(latents, plans, vocabulary, rng, settings.batch or 64)
+        z, rows = _batch(latents, plans, vocabulary, rng, settings.batch or 32)
         for group in optimiser.param_groups:
             group["lr"] = common.cosine(clock.progress(), step, PEAK)
         loss, t, each = loss_of(model, z.to(device), rows.to(device), alphas)

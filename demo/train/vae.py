@@ -34,24 +34,32 @@ def decode(model: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """L1 + gradient + MSE of a sampled reconstruction, with a tiny KL."""
+    """Error of a sampled reconstruction, with a tiny KL.
+
+    Mostly squared: the absolute errors alone spend themselves on the grain, which no weights can keep.
+    """
     mean, logvar = encode(model, x)
     y = decode(model, mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).float()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return F.l1_loss(y, x) + _gradient_loss(y, x) + F.mse_loss(y, x) + KL_WEIGHT * kl
+    return 8 * F.mse_loss(y, x) + 0.5 * F.l1_loss(y, x) + 0.25 * gradient_loss(y, x) + KL_WEIGHT * kl
 
 
-def _gradient_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def gradient_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of the differences between neighbouring pixels."""
     error = y - x
     return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
-def _crops(pool: np.ndarray, rng: np.random.Generator, batch: int) -> np.ndarray:
-    """Random 64-pixel crops, half of them mirrored: uint8 (batch, 64, 64, 3)."""
+def _crops(pool: np.ndarray, plans: list[data.Plan], rng: np.random.Generator, batch: int) -> np.ndarray:
+    """64-pixel crops, three in four of them near an object, half of them mirrored: uint8 (batch, 64, 64, 3)."""
     out = np.empty((batch, CROP, CROP, 3), np.uint8)
     for k in range(batch):
-        i, (y, x) = rng.integers(len(pool)), rng.integers(0, data.SIZE - CROP + 1, 2)
-        crop = pool[i, y:y + CROP, x:x + CROP]
+        i, corner = rng.integers(len(pool)), rng.integers(0, data.SIZE - CROP + 1, 2)
+        if plans[i].items and rng.random() < 0.75:
+            item = plans[i].items[int(rng.integers(len(plans[i].items)))]
+            near = np.asarray([item.y, item.x]) - CROP / 2 + rng.uniform(-0.4, 0.4, 2) * item.side
+            corner = np.clip(near.astype(int), 0, data.SIZE - CROP)
+        crop = pool[i, corner[0]:corner[0] + CROP, corner[1]:corner[1] + CROP]
         out[k] = crop[:, ::-1] if rng.random() < 0.5 else crop
     return out
 
@@ -84,10 +92,11 @@ def train(settings: common.Settings) -> None:
     if state:
         model.load_state_dict(state["model"]), optimiser.load_state_dict(state["optimiser"]), ema.restore(state["ema"])
         step, spent = state["step"], state["spent"]
-    pool = common.pictures("train", 0, settings.count or 4000)
+    count = settings.count or 4000
+    pool, plans = common.pictures("train", 0, count), [data.plan("train", i) for i in range(count)]
     rng, clock = np.random.default_rng((11, step)), common.Clock(settings.minutes, spent)
     while clock.progress() < 1:
-        x = common.to_tensor(_crops(pool, rng, settings.batch or 16), settings.device)
+        x = common.to_tensor(_crops(pool, plans, rng, settings.batch or 16), settings.device)
         for group in optimiser.param_groups:
             group["lr"] = common.cosine(clock.progress(), step, PEAK)
         with common.autocast(settings.device):
@@ -115,13 +124,16 @@ def _report(model, ema, optimiser, held, step, clock, loss, path, device) -> Non
 
 
 def load_trained(settings: common.Settings) -> torch.nn.Module:
-    """The averaged weights of ``vae.pt``, frozen, with unit-scale latents after SD's factor (see ``rescale``)."""
+    """The averaged weights of ``vae.pt`` (and ``decoder.pt``), frozen, with latents of unit scale after SD's factor."""
     state = common.load(settings.work / "vae.pt")
     if state is None:
         raise FileNotFoundError("train the VAE first: python -m demo.train vae")
     model = build()
     model.load_state_dict(state["ema"]["shadow"])
     rescale(model, common.pictures("train", 0, 192))
+    polished = common.load(settings.work / "decoder.pt")
+    if polished:
+        model.load_state_dict(polished["part"], strict=False)
     return model.to(settings.device).eval().requires_grad_(False)
 
 
