@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import scipy.ndimage
 import torch
 import torch.nn.functional as F
@@ -69,11 +70,13 @@ def dropped(mask: Tensor, latent_mask: Tensor) -> tuple[int, int]:
     kept = F.interpolate((latent_mask > 0).to(mask)[:, None], size=mask.shape[-2:], mode="nearest-exact")[:, 0] > 0
     painted = mask > 0
     pixels = int((painted & ~kept).sum())
+    if pixels == 0:
+        return 0, 0
     strokes = 0
     for one, left in zip(painted.cpu().numpy(), kept.cpu().numpy(), strict=True):
         labels, count = scipy.ndimage.label(one, structure=scipy.ndimage.generate_binary_structure(2, 2))
-        strokes += count - len(set(labels[left].flat) - {0})
-    return pixels, strokes
+        strokes += count - np.count_nonzero(np.unique(labels[left]))
+    return pixels, int(strokes)
 
 
 def _widen(mask: Tensor, reach_y: int, reach_x: int) -> Tensor:

@@ -16,7 +16,8 @@ SPACINGS = ("equal", "eased")
 def step_at(sigma: float, sigmas: Tensor) -> int:
     """The step that a model call at noise level `sigma` belongs to: step i covers sigmas[i] down to just above sigmas[i + 1].
 
-    So a second call inside a step, at a level that is not listed, has the mask and the noise of its step.
+    So a second call inside a step, at a level that is not listed, has the mask and the noise of its step (dpm_2), and one at
+    the next listed level has those of the step that starts there (heun).
 
     Args:
         sigma: >= 0.

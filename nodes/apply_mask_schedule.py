@@ -4,7 +4,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..bld.schedule import MaskSchedule
-from .sampling import with_schedule
+from .sampling import as_schedule, with_schedule
 from .types import CATEGORY, MaskScheduleType
 
 
@@ -27,4 +27,4 @@ class ApplyMaskSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, mask_schedule: MaskSchedule) -> io.NodeOutput:
-        return io.NodeOutput(with_schedule(model, mask_schedule))
+        return io.NodeOutput(with_schedule(model, as_schedule(mask_schedule)))

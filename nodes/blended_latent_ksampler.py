@@ -14,7 +14,7 @@ from ..bld import masks
 from ..bld.blending import NoiseDraws, keep_background
 from ..bld.schedule import MaskSchedule, constant
 from .checks import as_mask, as_samples, check_batch
-from .sampling import blending_sampler, check_size, noise_mask, with_schedule
+from .sampling import as_schedule, blending_sampler, check_size, noise_mask, of_rows, with_schedule
 from .types import CATEGORY, MaskScheduleType
 
 EVERY_STEP, FIXED = "every step", "fixed"
@@ -114,25 +114,22 @@ class BlendedLatentKSampler(io.ComfyNode):
         show = progress(model, len(ksampler.sigmas) - 1, len(chunks))
 
         results = []
-        for number, chunk in enumerate(chunks):
-            z_init = source[[rows[i] for i in chunk]]
-            chunk_seeds = [seeds[i] for i in chunk]
-            draws = NoiseDraws(chunk_seeds, tuple(source.shape[1:]))
-            noise = draws.draw()
-            of_chunk = schedule and schedule.rows([rows[i] for i in chunk])
+        for number, chunk in enumerate(chunk.tolist() for chunk in chunks):
+            of_chunk = [rows[i] for i in chunk]
+            draws = NoiseDraws([seeds[i] for i in chunk], tuple(source.shape[1:]))
             results.append(
                 comfy.sample.sample_custom(
-                    with_schedule(model, of_chunk) if of_chunk else model,
-                    noise,
+                    with_schedule(model, schedule.rows(of_chunk)) if schedule else model,
+                    draws.draw(),
                     cfg,
-                    blending_sampler(sampler_name, noise, draws if background_noise == EVERY_STEP else None),
+                    blending_sampler(sampler_name, draws if background_noise == EVERY_STEP else None),
                     ksampler.sigmas,
-                    positive,
-                    negative,
-                    z_init,
+                    of_rows(positive, of_chunk, len(source), chunk, len(rows)),
+                    of_rows(negative, of_chunk, len(source), chunk, len(rows)),
+                    source[of_chunk],
                     callback=lambda step, x0, x, total, number=number: show(number * total + step, x0, x),
                     disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                    seed=chunk_seeds[0],
+                    seed=seeds[chunk[0]],
                 )
             )
         return io.NodeOutput(finish(latent_image, torch.cat(results), source[rows], schedule and schedule.rows(rows)))
@@ -152,13 +149,18 @@ def schedule_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: Mas
         mask = as_mask(mask) if mask is not None else as_mask(latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:]), "latent_image's noise_mask")
         check_batch(len(mask), len(source), "mask", "latent_image")
         schedule = constant(masks.resize(mask, size))
+    schedule = as_schedule(schedule)
     check_size(schedule, source)
     return schedule
 
 
 def chunk_that_fits(model: ModelPatcher, source: Tensor, count: int) -> int:
-    """As many samples at once as the host's own estimate says there is free memory for; at least one."""
-    free = comfy.model_management.get_free_memory(model.load_device) - (0 if model.current_loaded_device() == model.load_device else model.model_size())
+    """As many samples at once as the host's own estimate says there is memory for, at least one. The host unloads other models for it."""
+    device = model.load_device
+    loaded = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device and entry.model is not model]
+    others = sum(entry.model_loaded_memory() for entry in loaded)
+    free = model.get_free_memory(device) + others - (model.model_size() - model.loaded_size())
+    # A prompt and an empty one are sampled together, so the model sees twice the batch.
     while count > 1 and model.memory_required([2 * count, *source.shape[1:]]) > free:
         count = (count + 1) // 2
     return count

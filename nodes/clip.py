@@ -63,7 +63,8 @@ class OpenClip:
     std: tuple[float, ...]
 
     def load(self) -> None:
-        comfy.model_management.load_models_gpu([self.patcher])
+        # open_clip's layers cannot compute with weights that are elsewhere.
+        comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
         """(N, E), not normalised."""
@@ -98,12 +99,19 @@ def load(name: str, pretrained: str, architecture: str) -> OpenClip:
     return OpenClip(name, patcher, library.get_tokenizer(architecture), size, tuple(vision.image_mean), tuple(vision.image_std))
 
 
-def load_file(name: str) -> OpenClip:
-    """A file of the open_clip folder, with its open_clip config (same name, .json) beside it or named by its architecture."""
+def load_file(name: str, download: bool = False) -> OpenClip:
+    """A file of the open_clip folder, with its open_clip config (same name, .json) beside it or named by its architecture.
+
+    Raises ValueError for a file that open_clip cannot place, and for one that needs more from the Hugging Face Hub without `download`.
+    """
     library = open_clip()
     path = Path(folder_paths.get_full_path_or_raise(FOLDER, name))
     if path.with_suffix(".json").exists():
         library.add_model_config(path.with_suffix(".json"))
     elif path.stem not in library.list_models():
         raise ValueError(f"clip {name} has no {path.stem}.json beside it, and {path.stem} is not an open_clip architecture: add the config or rename it.")
+    text = library.get_model_config(path.stem)["text_cfg"]
+    needed = text.get("hf_tokenizer_name") or text.get("hf_model_name")
+    if needed and not download:
+        raise ValueError(f"clip {name} takes its tokenizer from {needed} on the Hugging Face Hub, but download is off: switch it on, or choose another.")
     return load(name, str(path), path.stem)

@@ -14,7 +14,7 @@ from ..bld import reconstruction
 from ..bld.metrics import background_psnr
 from .checks import as_mask, as_picture, as_samples, check_batch
 from .types import CATEGORY
-from .vae import decoder_of, load_for_training, trainable_copy
+from .vae import decoder_of, give_back, load_for_training, trainable_copy
 
 DECODER, LATENT, PASTE = "decoder weights", "latent", "paste"
 
@@ -116,7 +116,8 @@ def fit(
             theta = list(decoder_of(copy).requires_grad_(True).parameters())
             y, tuned = reconstruction.tune_decoder(decode, theta, z, **shared), copy
             decoder_of(copy).requires_grad_(False)
-    return vae.process_output(y.clone()).to(vae.output_device), tuned
+            give_back(copy, vae)
+    return vae.process_output(y.clone()).to(vae.output_device, vae.vae_output_dtype()), tuned
 
 
 def show_progress(iterations: int) -> Callable[[int, float, Tensor], None]:

@@ -33,12 +33,26 @@ class OpenClipLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, clip_name: str | None, download: bool | None) -> bool | str:
+        """Before anything runs: a batch that was drawn for nothing is worse than a refused prompt. Linked values are None here."""
+        if clip_name is None or clip_name in clip.files():
+            return True
+        if clip_name not in clip.TAGS:
+            return f"clip_name is {clip_name}, which is neither in models/open_clip nor one of the pretrained models."
+        return True if download is None else refusal(clip_name, download) or True
+
+    @classmethod
     def execute(cls, clip_name: str, download: bool = False) -> io.NodeOutput:
         if clip_name not in clip.TAGS:
-            return io.NodeOutput(clip.load_file(clip_name))
-        if not download:
-            raise ValueError(
-                f"clip_name is {clip_name}, a model to download, but download is off: switch it on, or put its weights into models/open_clip."
-            )
+            return io.NodeOutput(clip.load_file(clip_name, download))
+        if refused := refusal(clip_name, download):
+            raise ValueError(refused)
         architecture, pretrained = clip_name.split()
         return io.NodeOutput(clip.load(clip_name, pretrained, architecture))
+
+
+def refusal(tag: str, download: bool) -> str:
+    """Why a pretrained model is not fetched; empty if it may be."""
+    if download:
+        return ""
+    return f"clip_name is {tag}, a model to download, but download is off: switch it on, or put its weights into models/open_clip."

@@ -77,35 +77,54 @@ def with_schedule(model: ModelPatcher, schedule: MaskSchedule) -> ModelPatcher:
 class FreshBackground(comfy.samplers.KSamplerX0Inpaint):
     """The host's blend with new background noise at every step (paper, algorithm 1), shared by all model calls of a step.
 
-    The first step has the noise that sampling starts from, so that its blend changes nothing.
+    The first step has the noise that sampling starts from, so that its blend changes next to nothing.
     """
 
-    def __init__(self, model: comfy.samplers.KSamplerX0Inpaint, noise: Tensor, draws: NoiseDraws) -> None:
+    def __init__(self, model: comfy.samplers.KSamplerX0Inpaint, draws: NoiseDraws) -> None:
         super().__init__(model.inner_model, model.sigmas)
         self.latent_image = model.latent_image
-        self.noise = noise
+        self.noise = model.noise
         self.draws = draws
         self.step = 0
 
     def __call__(self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None, model_options: dict | None = None, seed: int | None = None) -> Tensor:
         step = step_at(float(sigma.max()), self.sigmas)
-        while self.step < step:
+        while denoise_mask is not None and self.step < step:
             self.noise = self.draws.draw().to(self.noise)
             self.step += 1
         return super().__call__(x, sigma, denoise_mask, model_options or {}, seed)
 
 
-def blending_sampler(name: str, noise: Tensor, draws: NoiseDraws | None) -> comfy.samplers.KSAMPLER:
+def blending_sampler(name: str, draws: NoiseDraws | None) -> comfy.samplers.KSAMPLER:
     """One of the host's samplers by name, blending with fresh background noise from `draws`, or with its start noise at every step.
 
     The host's own ddim would blend with a second noise, which moves the global random state and depends on the batch.
-    noise: the start noise, (B, C, ..., h, w).
     """
     sampler = comfy.samplers.sampler_object(name)
     if draws is None:
         return comfy.samplers.KSAMPLER(sampler.sampler_function, sampler.extra_options)
 
     def sample(model: comfy.samplers.KSamplerX0Inpaint, x: Tensor, sigmas: Tensor, **options) -> Tensor:
-        return sampler.sampler_function(FreshBackground(model, noise.to(x), draws), x, sigmas, **options)
+        return sampler.sampler_function(FreshBackground(model, draws), x, sigmas, **options)
 
     return comfy.samplers.KSAMPLER(sample, sampler.extra_options)
+
+
+def of_rows(conditioning: list, rows: list[int], sources: int, chunk: list[int], total: int) -> list:
+    """The conditioning of a chunk of the candidates. The host would give a batch of prompts to each chunk from its start.
+
+    rows: for each candidate of the chunk its source. What is batched as the sources or as all candidates is picked accordingly;
+    the rest, and what is the same for all, stays.
+    """
+
+    def pick(value):
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
+            return value
+        return value[chunk] if len(value) == total else value[rows] if len(value) == sources else value
+
+    return [[pick(cond), {key: pick(value) for key, value in options.items()}] for cond, options in conditioning]
+
+
+def as_schedule(value) -> MaskSchedule:
+    """A MASK_SCHEDULE as ours, checked: another pack's needs no more than `masks` and `shares`."""
+    return MaskSchedule(value.masks, tuple(value.shares))

@@ -22,19 +22,27 @@ def decoder_of(vae: comfy.sd.VAE) -> nn.Module:
     return decoder
 
 
-# What the host's memory management hangs on the modules that it has loaded; some of it cannot be copied, none of it may be.
-HOST_STATE = ("_v", "_v_signature", "_pin", "_pin_state", "dynamic_pins")
+# What the host's memory management hangs on a module that it has loaded (_v, _v_weight, _pins, dynamic_vbars, ...): handles
+# of the user's memory on the GPU, which a copy would free when it goes.
+HOST_STATE = ("_v", "_pin", "_prefetch", "dynamic_")
+
+
+def host_state(part: nn.Module) -> list[str]:
+    """The names of what the host has hung on one module."""
+    return [name for name in part.__dict__ if name.startswith(HOST_STATE)]
 
 
 def copy_in_float32(module: nn.Module) -> nn.Module:
     """The same module with weights of its own in float32 and no trace of where the host had loaded it."""
     replaced: dict[int, object] = {id(p): nn.Parameter(p.detach().clone().float(), requires_grad=False) for p in module.parameters()}
     for part in module.modules():
-        replaced |= {id(part.__dict__[name]): None for name in HOST_STATE if name in part.__dict__}
+        values = (part.__dict__[name] for name in host_state(part))
+        # Plain values are shared by the whole interpreter: replaced by identity, they would be replaced everywhere.
+        replaced |= {id(value): None for value in values if not isinstance(value, int | float | str | tuple)}
     result = copy.deepcopy(module, replaced).float().eval()
     for part in result.modules():
-        for name in HOST_STATE:
-            part.__dict__.pop(name, None)
+        for name in host_state(part):
+            del part.__dict__[name]
     return result
 
 
@@ -57,3 +65,11 @@ def load_for_training(vae: comfy.sd.VAE, z: Tensor) -> None:
     """Loads the whole VAE on its device, with room for a forward and a backward pass of decoding z."""
     needed = 4 * vae.memory_used_decode(z.shape, torch.float32) + 3 * vae.model_size()
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=True)
+
+
+def give_back(tuned: comfy.sd.VAE, vae: comfy.sd.VAE) -> None:
+    """Ends the training: the copy is as large and as fast again as the user's VAE."""
+    tuned.first_stage_model.to(vae.vae_dtype)
+    tuned.vae_dtype = vae.vae_dtype
+    tuned.size = None
+    tuned.patcher.size = 0

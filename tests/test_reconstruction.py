@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 
 import comfy.model_management
@@ -115,16 +116,29 @@ def test_cancel_in_the_middle_leaves_the_vae_alone(edit):
 def test_what_the_host_hangs_on_a_loaded_module_is_left_behind():
     """Dynamic VRAM does so on a GPU only: its handles cannot be copied, and a copy must not point to the user's weights."""
 
-    class Handle:
-        def __deepcopy__(self, memo):
-            raise TypeError("cannot be copied")
+    freed = []
 
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2).half())
-    module[0]._v, module.dynamic_pins = Handle(), {"cuda:0": Handle()}
+    class Handle:
+        """Like the host's ModelVBAR: plain to copy, but a copy frees the memory of the first when it goes."""
+
+        def __init__(self):
+            self.pointer = 1
+
+        def __del__(self):
+            freed.append(self.pointer)
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2).half(), torch.nn.Linear(2, 2).half())
+    module.dynamic_vbars, module.dynamic_pins, module.dynamic_patchers = {"cuda:0": Handle()}, {"cuda:0": Handle()}, {1}
+    module[0]._v, module[0]._v_signature, module[0]._v_weight = Handle(), 0, Handle()
+    module[0]._pins, module[0]._pin_state, module[0]._prefetch = {"weights": Handle()}, {"hostbufs": Handle()}, {"signature": 0}
     result = copy_in_float32(module)
-    assert not hasattr(result[0], "_v") and not hasattr(result, "dynamic_pins") and hasattr(module[0], "_v")
+    assert not any(name.startswith(("_v", "_pin", "_prefetch", "dynamic_")) for part in result.modules() for name in part.__dict__)
+    assert result[1].in_features == 2 and result[0].training is False
     assert torch.equal(result[0].weight, module[0].weight.float())
     assert result[0].weight.data_ptr() != module[0].weight.data_ptr()
+    del result
+    gc.collect()
+    assert freed == [] and module[0]._v_signature == 0, "the user's module keeps what it had"
 
 
 def test_a_batch_shares_one_source_and_mask(edit):
