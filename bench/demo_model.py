@@ -134,7 +134,7 @@ def measure(quick: bool) -> dict[str, Any]:
     model, clip, referee = loader.load(), clips.load_file(f"{ranker.NAME}.safetensors"), judge.load()
     accuracy = judge.accuracy(300 if quick else 2000)
     made = generation(model, referee, 48 if quick else 336)
-    cases = 6 if quick else 60
+    cases = 6 if quick else 40
     edited, stock = (edits(model, clip, referee, cases, draw) for draw in (draw_with_the_pack, draw_with_the_host))
     figures = {"judge, balanced query accuracy": accuracy["query"], "judge, exact set of kinds": accuracy["exact"],
                "generation, named object shown": made["all"], "generation, never-trained pairs": made["unseen pairs"],

@@ -50,7 +50,7 @@ def edits(model: object, clip: object, vae: object, seed: int = 2, count: int = 
     return grid(pictures, 1 + len(EDITS))
 
 
-def box_mask(rng: np.random.Generator, low: int = 56, high: int = 96) -> np.ndarray:
+def box_mask(rng: np.random.Generator, low: int = 68, high: int = 108) -> np.ndarray:
     """A random box, bool (128, 128)."""
     height, width = rng.integers(low, high + 1, 2)
     top, left = rng.integers(0, data.SIZE - height + 1), rng.integers(0, data.SIZE - width + 1)
