@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from . import data
@@ -54,12 +53,6 @@ def stroke(points: list[tuple[int, int]], width: int) -> Draw:
     return draw
 
 
-def arc(x: int, y: int, radius: int, start: float, end: float) -> list[tuple[int, int]]:
-    """Points of an arc; angles in degrees, clockwise from the right."""
-    angles = np.radians(np.linspace(start, end, 24))
-    return [(round(x + radius * np.cos(a)), round(y + radius * np.sin(a))) for a in angles]
-
-
 def scribbled(picture: Image.Image, points: list[tuple[int, int]], width: int, colour: tuple[int, int, int]) -> Image.Image:
     """The picture with a rough stroke painted in."""
     ink = masked(Image.new("RGB", picture.size, colour), stroke(points, width))
@@ -68,12 +61,12 @@ def scribbled(picture: Image.Image, points: list[tuple[int, int]], width: int, c
 
 def pictures() -> dict[str, Image.Image]:
     """All of them by file name."""
-    smile = arc(64, 30, 52, 35, 125)
+    blob = [(52, 60), (66, 56), (74, 66), (66, 74), (54, 72), (60, 64)]
     return {
-        "bld_demo_edit.png": masked(scene("meadow", 3, ("turtle", 32, 92, 48)), box(58, 34, 122, 106)),
+        "bld_demo_edit.png": masked(scene("meadow", 3, ("turtle", 22, 98, 40)), box(44, 16, 124, 114)),
         "bld_demo_background.png": masked(scene("beach", 5, ("panda", 66, 72, 84)), ellipse(22, 30, 110, 112)),
-        "bld_demo_scribble.png": masked(scribbled(scene("sea", 7), smile, 18, (235, 200, 60)), stroke(smile, 40)),
-        "bld_demo_stroke.png": masked(scene("plain blue", 9), stroke(smile, 3)),
+        "bld_demo_scribble.png": masked(scribbled(scene("beach", 6), blob, 22, (205, 40, 40)), ellipse(26, 24, 104, 104)),
+        "bld_demo_stroke.png": masked(scene("plain blue", 9), stroke([(64, 14), (64, 114)], 14)),
     }
 
 
