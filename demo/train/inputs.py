@@ -41,6 +41,12 @@ def ellipse(left: int, top: int, right: int, bottom: int) -> Draw:
     return lambda canvas, scale: canvas.ellipse([scale * v for v in (left, top, right, bottom)], fill=255)
 
 
+def outline(kind: str, x: int, y: int, side: int) -> Draw:
+    """An object as `scene` paints it, without its shadow."""
+    alpha = data.sprite(data.KIND_NAMES.index(kind)).getchannel("A")
+    return lambda canvas, scale: canvas.bitmap((scale * (x - side / 2), scale * (y - side / 2)), alpha.resize((scale * side, scale * side)), fill=255)
+
+
 def stroke(points: list[tuple[int, int]], width: int) -> Draw:
     """A brush stroke of a width in pixels with round ends."""
 
@@ -62,9 +68,10 @@ def scribbled(picture: Image.Image, points: list[tuple[int, int]], width: int, c
 def pictures() -> dict[str, Image.Image]:
     """All of them by file name."""
     blob = [(52, 60), (66, 56), (74, 66), (66, 74), (54, 72), (60, 64)]
+    panda = ("panda", 66, 72, 84)
     return {
         "bld_demo_edit.png": masked(scene("meadow", 3, ("turtle", 22, 98, 40)), box(44, 16, 124, 114)),
-        "bld_demo_background.png": masked(scene("beach", 5, ("panda", 66, 72, 84)), ellipse(22, 30, 110, 112)),
+        "bld_demo_background.png": masked(scene("beach", 5, panda), outline(*panda)),
         "bld_demo_scribble.png": masked(scribbled(scene("beach", 6), blob, 22, (205, 40, 40)), ellipse(26, 24, 104, 104)),
         "bld_demo_stroke.png": masked(scene("plain blue", 9), stroke([(64, 14), (64, 114)], 14)),
     }
