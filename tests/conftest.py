@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -131,8 +132,14 @@ class Edit:
 def demo_pack(pack: ModuleType) -> ModuleType:
     """The demo's pack, with its models listed beside the user's own, as after the start of a server."""
     module = importlib.import_module("demo.node")
-    for extension in (asyncio.run(pack.comfy_entrypoint()), module.DemoExtension()):
-        asyncio.run(extension.on_load())
+
+    async def load() -> None:
+        for extension in (await pack.comfy_entrypoint(), module.DemoExtension()):
+            await extension.on_load()
+
+    # In a thread of its own: Playwright keeps an event loop running in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, load()).result()
     return module
 
 
