@@ -34,15 +34,19 @@ Model = tuple[Any, Any, Any]
 Draw = Callable[[Model, list, int], np.ndarray]
 
 
-def scene_prompt(index: int) -> tuple[str, int]:
-    """Held-out prompt ``index`` and the kind it names: a wording that was never trained, every second one with an
-    object on a background that it was never trained with."""
+def scene_prompt(index: int) -> tuple[str, int, bool]:
+    """Held-out prompt ``index``, the kind it names, and whether that kind was never trained on that background.
+
+    The wording was never trained; every second prompt takes such a background, where the kind has one.
+    """
     rng = np.random.default_rng((99, index))
     kind = index % len(data.KIND_NAMES)
-    backgrounds = [b for b in range(len(data.BACKGROUNDS)) if data.held_out(kind, b) == (index // 24 % 2 == 0)]
-    where = data.background_words(int(rng.choice(backgrounds)), rng)
+    everything = range(len(data.BACKGROUNDS))
+    unseen = [b for b in everything if data.held_out(kind, b)] if index // len(data.KIND_NAMES) % 2 == 0 else []
+    background = int(rng.choice(unseen or [b for b in everything if not data.held_out(kind, b)]))
     wording = data.HELD_OUT_WORDINGS[int(rng.integers(len(data.HELD_OUT_WORDINGS)))]
-    return wording.format(s=data.article(data.KIND_NAMES[kind]), b=where), kind
+    text = wording.format(s=data.article(data.KIND_NAMES[kind]), b=data.background_words(background, rng))
+    return text, kind, bool(unseen)
 
 
 def shows(referee: tuple[judge.Judge, float], pictures: np.ndarray, kinds: list[int]) -> np.ndarray:
@@ -52,15 +56,14 @@ def shows(referee: tuple[judge.Judge, float], pictures: np.ndarray, kinds: list[
 
 def generation(model: Model, referee: tuple[judge.Judge, float], count: int) -> dict[str, float]:
     """Share of held-out prompts whose picture shows the named object; also for never-trained pairs alone."""
-    prompts, kinds = zip(*(scene_prompt(i) for i in range(count)), strict=True)
+    prompts, kinds, new = zip(*(scene_prompt(i) for i in range(count)), strict=True)
     hits = []
     for start in range(0, count, 48):
         part = list(prompts[start:start + 48])
         pictures = sampling.decode(model[2], sampling.sample(model[0], model[1], part, 700000 + start))
         hits.append(shows(referee, pictures, list(kinds[start:start + 48])))
     hit = np.concatenate(hits)
-    unseen = np.arange(count) // 24 % 2 == 0
-    return {"all": float(hit.mean()), "unseen pairs": float(hit[unseen].mean())}
+    return {"all": float(hit.mean()), "unseen pairs": float(hit[np.asarray(new)].mean())}
 
 
 def edit_case(index: int) -> tuple[np.ndarray, np.ndarray, int, str]:

@@ -37,7 +37,7 @@ def generation(model: object, clip: object, vae: object, seed: int = 1) -> Image
     return grid(list(sampling.decode(vae, sampling.sample(model, clip, prompts, seed))), 8)
 
 
-def edits(model: object, clip: object, vae: object, seed: int = 2, count: int = 6) -> Image.Image:
+def edits(model: object, clip: object, vae: object, seed: int = 2, count: int = 4) -> Image.Image:
     """Rows of: the source with its box, then six edits inside the box by the host's noise mask."""
     pictures = []
     for row in range(count):
