@@ -17,6 +17,18 @@ def keep_background(z: Tensor, z_init: Tensor, m: Tensor) -> Tensor:
     return torch.where(m > 0, z, z_init)
 
 
+def noise_again(z: Tensor, noise: Tensor, level: tuple[Tensor, Tensor], higher: tuple[Tensor, Tensor]) -> Tensor:
+    """z at a noise level noised up to a higher one, as the forward process would: RePaint's jump back (Lugmayr et al. 2022).
+
+    Args:
+        z: (B, ...) at `level`.
+        noise: unit noise, as z.
+        level, higher: each the (signal, noise) factors of a level: z = signal · z_0 + noise · ε.
+    """
+    ratio = higher[0] / level[0]
+    return ratio * z + (higher[1] ** 2 - (ratio * level[1]) ** 2).clamp(min=0).sqrt() * noise
+
+
 class NoiseDraws:
     """Unit noise for each sample of a batch from a generator of the sample's own, on the CPU: alike on every device and for
     every batch that the sample is drawn in. No global random state moves.
@@ -32,3 +44,7 @@ class NoiseDraws:
     def draw(self) -> Tensor:
         """The next noise, (B, C, ..., h, w), float32, on the CPU."""
         return torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
+
+    def seeds(self) -> list[int]:
+        """A new seed for each sample, 0..2^63 - 1, for randomness that another generator draws."""
+        return [int(torch.randint(2**63 - 1, (), generator=generator)) for generator in self.generators]

@@ -33,15 +33,36 @@ def area(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return (rows @ mask @ columns.T).clamp(0, 1)
 
 
-def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: float = 0.1) -> Tensor:
+def coverage(mask: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Cells of a grid of `size` (h, w) so that no paint sticks out of them by `threshold` of a cell or more.
+
+    A cell is on where its painted share reaches `threshold`, or where paint in it lies that far from every full cell. So the
+    edge of a blob is rounded to the nearest cell, while what no full cell fits into, as strokes, dots and spikes, is kept whole.
+
+    Args:
+        mask: (B, H, W) in 0..1; a pixel is painted from the value `threshold` up, so that a blurred edge grows no tail.
+        threshold: 0..1; 0 is mode `max` of any paint.
+
+    Returns: (B, h, w) of 0 and 1.
+    """
+    painted = ((mask > 0) & (mask >= threshold)).to(mask)
+    full = 1 - F.adaptive_max_pool2d(1 - painted, size)
+    near = F.interpolate(full[:, None], size=mask.shape[-2:], mode="nearest-exact")[:, 0]
+    near = _widen(near, *(max(0, math.ceil(threshold * pixels / cells) - 1) for pixels, cells in zip(mask.shape[-2:], size, strict=True)))
+    # Shares are sums of float32 products: a tie has to count.
+    enough = area(painted, size) >= max(threshold, 1e-6) - 1e-6
+    return torch.maximum(enough.to(mask), F.adaptive_max_pool2d(painted * (1 - near), size))
+
+
+def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: float = 0.5) -> Tensor:
     """Brings a mask to latent size. The ratio is mask size against `size`, per axis, and need not be whole.
 
     Args:
         mask: (B, H, W) in 0..1.
         size: (h, w) of the latent.
-        mode: `max` a cell takes its largest pixel, so no stroke is ever lost; `coverage` 1 where the painted share
-            reaches `threshold`; `area` the painted share itself; `bilinear` torch's, not antialiased, as ComfyUI's core;
-            `nearest` one pixel a cell, at its centre, as PIL and the authors' code.
+        mode: `max` a cell takes its largest pixel, so no paint is ever lost; `coverage` see there; `area` the painted share
+            itself; `bilinear` torch's, not antialiased, as ComfyUI's core; `nearest` one pixel a cell, at its centre, as PIL
+            and the authors' code.
         threshold: 0..1, of mode `coverage` only.
 
     Returns: (B, h, w) in 0..1.
@@ -50,7 +71,7 @@ def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: fl
         case "max":
             return F.adaptive_max_pool2d(mask, size)
         case "coverage":
-            return (area(mask, size) >= max(threshold, 1e-6)).to(mask)
+            return coverage(mask, size, threshold)
         case "area":
             return area(mask, size)
         case "bilinear":
@@ -60,22 +81,27 @@ def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: fl
     raise ValueError(f"mode was {mode!r}, must be one of {', '.join(RESIZE_MODES)}.")
 
 
+def kept(mask: Tensor, latent_mask: Tensor) -> Tensor:
+    """The painted pixels (> 0) whose cell is on. mask: (B, H, W), latent_mask: (B, h, w). Returns: (B, H, W) of booleans."""
+    on = F.interpolate((latent_mask > 0).to(mask)[:, None], size=mask.shape[-2:], mode="nearest-exact")[:, 0]
+    return (mask > 0) & (on > 0)
+
+
 def dropped(mask: Tensor, latent_mask: Tensor) -> tuple[int, int]:
-    """What a resize lost: painted pixels (> 0) none of whose cells is on, and strokes of which no pixel is left.
+    """What a resize lost: painted pixels (> 0) whose cell is off, and strokes of which no pixel is left.
 
     A stroke is an 8-connected region of painted pixels. mask: (B, H, W), latent_mask: (B, h, w).
 
     Returns: (pixels, strokes).
     """
-    kept = F.interpolate((latent_mask > 0).to(mask)[:, None], size=mask.shape[-2:], mode="nearest-exact")[:, 0] > 0
-    painted = mask > 0
-    pixels = int((painted & ~kept).sum())
+    painted, left = mask > 0, kept(mask, latent_mask)
+    pixels = int((painted & ~left).sum())
     if pixels == 0:
         return 0, 0
     strokes = 0
-    for one, left in zip(painted.cpu().numpy(), kept.cpu().numpy(), strict=True):
+    for one, rest in zip(painted.cpu().numpy(), left.cpu().numpy(), strict=True):
         labels, count = scipy.ndimage.label(one, structure=scipy.ndimage.generate_binary_structure(2, 2))
-        strokes += count - np.count_nonzero(np.unique(labels[left]))
+        strokes += count - np.count_nonzero(np.unique(labels[rest]))
     return pixels, int(strokes)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -30,20 +31,52 @@ def step_at(sigma: float, sigmas: Tensor) -> int:
     return min(passed, len(sigmas) - 2)
 
 
+def route(steps: int, resample_steps: int) -> list[tuple[int, int]]:
+    """The stretches [start, end) of steps to run one after the other; where one starts before the last one's end, jump back there.
+
+    Args:
+        steps: >= 0.
+        resample_steps: length of the stretches, counted from the end, each of which but the first is run twice (RePaint,
+            Lugmayr et al. 2022); the first has what is left, 1..resample_steps. 0: all steps are one stretch, run once.
+    """
+    if resample_steps == 0:
+        return [(0, steps)]
+    first, *others = pairwise([0, *range(steps % resample_steps or resample_steps, steps, resample_steps), steps])
+    return [first, *(stretch for stretch in others for _ in range(2))]
+
+
+def stage_at(sigma: float, ends: Sequence[float]) -> int:
+    """The stage of a step that starts at noise level `sigma`.
+
+    A stage ends at a noise level, not after a count of steps: so it is the same for every sampler and scheduler, a run that
+    starts late (denoise < 1) or is split over several samplers has the stages of its part, and a scheduler that dwells at low
+    noise does not put the wide masks there.
+
+    Args:
+        sigma: >= 0.
+        ends: noise levels at which each stage but the last ends, descending.
+
+    Returns: 0..len(ends).
+    """
+    # A scheduler that lists the very level at which a stage ends may miss it by a rounding.
+    return sum(sigma <= end * (1 + 1e-4) for end in ends)
+
+
 @dataclass(frozen=True, eq=False)
 class MaskSchedule:
     """Masks from wide to thin and how long each one lasts. Other packs may build one: nothing else is needed.
 
     Attributes:
-        masks: (S, B, h, w) in 0..1, at latent size; the last one is the thin mask, outside which nothing may change.
-        shares: S shares of the schedule, each >= 0, in sum 1.
+        masks: (S, B, h, w) in 0..1, at latent size; B is 1, one a sample, or for video one a latent frame. The last one is the
+            thin mask, outside which nothing may change.
+        shares: S shares of the whole schedule, from pure noise to none, each >= 0, in sum 1.
     """
 
     masks: Tensor
     shares: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.masks.ndim != 4 or len(self.masks) != len(self.shares):
+        if self.masks.ndim < 4 or len(self.masks) != len(self.shares):
             raise ValueError(
                 f"a mask schedule needs masks (S, B, h, w) and S shares, but had {list(self.masks.shape)} and {len(self.shares)}."
             )
@@ -55,22 +88,10 @@ class MaskSchedule:
         """(B, h, w), the mask of the result."""
         return self.masks[-1]
 
-    def lengths(self, steps: int) -> tuple[int, ...]:
-        """How many of `steps` steps each stage lasts: parts rounded up, the thin mask has the rest and at least one.
-
-        Four equal parts of 50 steps are the paper's 13, 13, 13 and 11.
-        """
-        left = steps - 1
-        wide = []
-        for share in self.shares[:-1]:
-            wide.append(min(left, math.ceil(steps * share - 1e-9)))
-            left -= wide[-1]
-        return *wide, left + 1
-
-    def at(self, step: int, steps: int) -> Tensor:
-        """The mask (B, h, w) of one step, 0 <= step < steps."""
-        ends = torch.tensor(self.lengths(steps)).cumsum(0)
-        return self.masks[int((ends <= step).sum())]
+    @property
+    def ends(self) -> list[float]:
+        """Where each stage but the last ends, as a share 0..1 of the schedule, ascending."""
+        return list(accumulate(self.shares))[:-1]
 
     def rows(self, index: list[int]) -> MaskSchedule:
         """The schedule of some of the batch, in that order; one mask for all stays one mask for all."""
@@ -85,7 +106,7 @@ def constant(mask: Tensor) -> MaskSchedule:
 def stage_shares(stages: int, takeover: float, spacing: str = "equal") -> tuple[float, ...]:
     """Shares of `stages` wide masks and of the thin one, which takes over at `takeover` (0..1) of the schedule.
 
-    spacing: `equal` the wide stages last equally long (the paper: 3 stages, takeover 0.75); `eased` each wide stage lasts
+    spacing: `equal` the wide stages last equally long (the paper: 3 stages); `eased` each wide stage lasts
     longer than the next one, in the ratio stages : ... : 2 : 1.
     """
     if spacing not in SPACINGS:
@@ -98,7 +119,7 @@ def shrinking(
     mask: Tensor,
     stages: int = 3,
     growth: int = 1,
-    takeover: float = 0.75,
+    takeover: float = 0.78,
     shape: str = "square",
     spacing: str = "equal",
     soft_edge: int = 0,
@@ -109,7 +130,8 @@ def shrinking(
         mask: (B, h, w) at latent size, in 0..1.
         stages: wide stages, >= 0; 3 in the paper, kernels 7, 5 and 3.
         growth: latent pixels that each stage reaches beyond the next one, on every side; 1 in the paper.
-        takeover: share of the schedule, 0 < takeover < 1, after which only the mask itself is used; 0.75 in the paper.
+        takeover: share of the schedule, 0 < takeover < 1, after which only the mask itself is used. The authors' code cuts 50 steps
+            into 13, 13, 13 and 11, which is 0.78.
         shape: of the structuring element, `square` in the paper or `disk`.
         spacing: see `stage_shares`.
         soft_edge: latent pixels of a linear ramp around the wide stages; the last stage is never softened, since what it

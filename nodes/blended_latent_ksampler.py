@@ -1,20 +1,21 @@
 from __future__ import annotations
 
-import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import comfy.utils
-import latent_preview
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..bld import masks
 from ..bld.blending import NoiseDraws, keep_background
-from ..bld.schedule import MaskSchedule, constant
-from .checks import as_mask, as_samples, check_batch
-from .sampling import as_schedule, blending_sampler, check_size, noise_mask, of_rows, with_schedule
+from ..bld.schedule import MaskSchedule, constant, route
+from .background import WHOLE_BATCH_SAMPLERS, blending_sampler
+from .candidates import in_chunks, of_rows, progress, that_fit
+from .checks import as_mask, as_samples
+from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
+from .sampling import as_schedule, fitted, noise_mask, with_schedule
 from .types import CATEGORY, MaskScheduleType
 
 EVERY_STEP, FIXED = "every step", "fixed"
@@ -79,6 +80,27 @@ class BlendedLatentKSampler(io.ComfyNode):
                     advanced=True,
                     tooltip="Candidates sampled at once. 0: as many as the free memory allows.",
                 ),
+                io.Int.Input(
+                    "resample_steps",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    advanced=True,
+                    tooltip="RePaint: after each so many steps jump back as many and do them again, so that inside and outside agree better, in nearly "
+                    "twice the time. 0: never (the paper). A fifth of the steps is a good start.",
+                ),
+                io.Float.Input(
+                    "pixel_blend",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Share of the schedule, at its end, in which the predicted picture is also blended with the source in pixels, which keeps the "
+                    "source right up to the painted edge. Needs vae and pixels; decodes and encodes at each of these steps. 0: never.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="For pixel_blend only."),
+                io.Image.Input("pixels", optional=True, tooltip="For pixel_blend only: the source picture that latent_image was encoded from."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="One a candidate, with the mask of the result as noise_mask.")],
         )
@@ -101,76 +123,76 @@ class BlendedLatentKSampler(io.ComfyNode):
         mask_schedule: MaskSchedule | None = None,
         background_noise: str = EVERY_STEP,
         chunk_size: int = 0,
+        resample_steps: int = 0,
+        pixel_blend: float = 0.0,
+        vae: comfy.sd.VAE | None = None,
+        pixels: Tensor | None = None,
     ) -> io.NodeOutput:
         source = comfy.sample.fix_empty_latent_channels(model, as_samples(latent_image, "latent_image"), latent_image.get("downscale_ratio_spacial"))
-        schedule = schedule_of(latent_image, source, mask, mask_schedule)
+        picture_mask, schedule = masks_of(latent_image, source, mask, mask_schedule, pixel_blend > 0)
+        blend = blend_of(pixel_blend, vae, pixels, picture_mask, source)
+        sigmas = levels(model, steps, sampler_name, scheduler, denoise)
+        if resample_steps and resample_steps >= len(sigmas) - 1 > 0:
+            raise ValueError(f"resample_steps was {resample_steps}, must be less than the {len(sigmas) - 1} steps: try a fifth of them.")
+
         rows = [row for row in range(len(source)) for _ in range(candidates)]
         seeds = [(seed + i) % (MAX_SEED + 1) for i in range(len(rows))]
+        executed = sum(end - start for start, end in route(max(len(sigmas) - 1, 0), resample_steps))
+        callback = progress(model, executed, len(rows))
 
-        ksampler = comfy.samplers.KSampler(
-            model, steps=steps, device=model.load_device, sampler=sampler_name, scheduler=scheduler, denoise=denoise, model_options=model.model_options
-        )
-        chunks = list(torch.arange(len(rows)).split(chunk_size or chunk_that_fits(model, source, len(rows))))
-        show = progress(model, len(ksampler.sigmas) - 1, len(chunks))
-
-        results = []
-        for number, chunk in enumerate(chunk.tolist() for chunk in chunks):
-            of_chunk = [rows[i] for i in chunk]
-            draws = NoiseDraws([seeds[i] for i in chunk], tuple(source.shape[1:]))
-            results.append(
-                comfy.sample.sample_custom(
-                    with_schedule(model, schedule.rows(of_chunk)) if schedule else model,
-                    draws.draw(),
-                    cfg,
-                    blending_sampler(sampler_name, draws if background_noise == EVERY_STEP else None),
-                    ksampler.sigmas,
-                    of_rows(positive, of_chunk, len(source), chunk, len(rows)),
-                    of_rows(negative, of_chunk, len(source), chunk, len(rows)),
-                    source[of_chunk],
-                    callback=lambda step, x0, x, total, number=number: show(number * total + step, x0, x),
-                    disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                    seed=seeds[chunk[0]],
-                )
+        def sample(chunk: list[int]) -> Tensor:
+            of_chunk, of_seeds = [rows[i] for i in chunk], [seeds[i] for i in chunk]
+            draws = NoiseDraws(of_seeds, tuple(source.shape[1:]))
+            return comfy.sample.sample_custom(
+                patched(model, schedule, blend, of_chunk),
+                draws.draw(),
+                cfg,
+                blending_sampler(sampler_name, of_seeds, draws, background_noise == EVERY_STEP, resample_steps),
+                sigmas,
+                of_rows(positive, of_chunk, len(source), chunk, len(rows)),
+                of_rows(negative, of_chunk, len(source), chunk, len(rows)),
+                source[of_chunk],
+                callback=callback(chunk),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=of_seeds[0],
             )
-        return io.NodeOutput(finish(latent_image, torch.cat(results), source[rows], schedule and schedule.rows(rows)))
+
+        at_once = 1 if sampler_name in WHOLE_BATCH_SAMPLERS else chunk_size or that_fit(model, source, len(rows))
+        return io.NodeOutput(finish(latent_image, in_chunks(len(rows), at_once, sample), source[rows], schedule and schedule.rows(rows)))
 
 
-def schedule_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSchedule | None) -> MaskSchedule | None:
-    """The masks to sample under, at the latent's size: the schedule, or the mask, or the latent's own noise mask, or None.
+def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSchedule | None, both: bool) -> tuple[Tensor | None, MaskSchedule | None]:
+    """The mask at picture size, if any, and the masks to sample under, fitted to the source latent: the schedule, or the mask, or
+    the latent's own noise mask, or None.
 
-    Raises ValueError for two of them at once, for a schedule of another size and for a batch that does not match.
+    both: whether there is use for a mask beside a schedule. Raises ValueError where there is none, for a schedule of another size
+    and for a batch that does not match.
     """
-    if mask is not None and schedule is not None:
+    if mask is not None and schedule is not None and not both:
         raise ValueError("mask and mask_schedule are both connected: disconnect mask, since the schedule already holds it.")
-    size = tuple(source.shape[-2:])
-    if schedule is None:
-        if mask is None and "noise_mask" not in latent:
-            return None
-        mask = as_mask(mask) if mask is not None else as_mask(latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:]), "latent_image's noise_mask")
-        check_batch(len(mask), len(source), "mask", "latent_image")
-        schedule = constant(masks.resize(mask, size))
-    schedule = as_schedule(schedule)
-    check_size(schedule, source)
-    return schedule
+    if mask is not None:
+        mask = as_mask(mask)
+    elif "noise_mask" in latent:
+        mask = as_mask(latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:]), "latent_image's noise_mask")
+    if schedule is None and mask is None:
+        return None, None
+    if schedule is not None:
+        return mask, fitted(as_schedule(schedule), source)
+    return mask, fitted(constant(masks.resize(mask, tuple(source.shape[-2:]))), source, "mask")
 
 
-def chunk_that_fits(model: ModelPatcher, source: Tensor, count: int) -> int:
-    """As many samples at once as the host's own estimate says there is memory for, at least one. The host unloads other models for it."""
-    device = model.load_device
-    loaded = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device and entry.model is not model]
-    others = sum(entry.model_loaded_memory() for entry in loaded)
-    free = model.get_free_memory(device) + others - (model.model_size() - model.loaded_size())
-    # A prompt and an empty one are sampled together, so the model sees twice the batch.
-    while count > 1 and model.memory_required([2 * count, *source.shape[1:]]) > free:
-        count = (count + 1) // 2
-    return count
+def levels(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, denoise: float) -> Tensor:
+    """The noise levels of the run, (steps + 1,), as the host's KSampler has them; none for denoise 0."""
+    return comfy.samplers.KSampler(
+        model, steps=steps, device=model.load_device, sampler=sampler_name, scheduler=scheduler, denoise=denoise, model_options=model.model_options
+    ).sigmas
 
 
-def progress(model: ModelPatcher, steps: int, chunks: int):
-    """The host's own progress bar and live preview over all chunks: show(step, x0, x)."""
-    total = max(steps, 1) * chunks
-    callback = latent_preview.prepare_callback(model, total)
-    return lambda step, x0, x: callback(step, x0, x, total)
+def patched(model: ModelPatcher, schedule: MaskSchedule | None, blend: PixelBlend | None, rows: list[int]) -> ModelPatcher:
+    """The model to sample the candidates of these rows of the source with."""
+    if schedule is not None:
+        model = with_schedule(model, schedule.rows(rows))
+    return with_pixel_blend(model, blend.rows(rows)) if blend is not None else model
 
 
 def finish(latent: dict, samples: Tensor, source: Tensor, schedule: MaskSchedule | None) -> dict:

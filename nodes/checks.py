@@ -24,19 +24,27 @@ def as_mask(mask: Tensor, name: str = "mask") -> Tensor:
 
 
 def as_samples(latent: dict, name: str = "latent") -> Tensor:
-    """The samples of an image LATENT, (B, C, h, w) or with one frame (B, C, 1, h, w).
+    """The samples of a LATENT of pictures, (B, C, h, w), or of videos, (B, C, T, h, w).
 
-    Raises ValueError where there are none, where they hold NaN, and for nested or video latents.
+    Raises ValueError where there are none, where they hold NaN, and for nested and audio latents.
     """
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if samples is None:
         raise ValueError(f"{name} holds no samples, must be a LATENT from a VAE Encode or an Empty Latent node.")
     if getattr(samples, "is_nested", False):
-        raise ValueError(f"{name} is a nested latent (audio and video together), must be an image latent.")
-    if samples.ndim not in (4, 5) or (samples.ndim == 5 and samples.shape[2] != 1):
-        raise ValueError(f"{name} had shape {list(samples.shape)}, must be an image latent (batch, channels, height, width).")
+        raise ValueError(f"{name} is a nested latent (audio and video together), must be a latent of pictures or of video alone.")
+    if samples.ndim not in (4, 5) or samples.numel() == 0:
+        raise ValueError(f"{name} had shape {list(samples.shape)}, must be (batch, channels, height, width), or with frames before the height.")
     if not torch.isfinite(samples).all():
         raise ValueError(f"{name} contains NaN or infinite values: look at the node that made it.")
+    return samples
+
+
+def as_image_samples(latent: dict, name: str = "latent") -> Tensor:
+    """As `as_samples`, of pictures only: (B, C, h, w) or with one frame (B, C, 1, h, w). Raises ValueError for a video."""
+    samples = as_samples(latent, name)
+    if samples.ndim == 5 and samples.shape[2] != 1:
+        raise ValueError(f"{name} is a video of {samples.shape[2]} latent frames, must be a latent of pictures.")
     return samples
 
 

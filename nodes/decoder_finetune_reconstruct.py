@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..bld import reconstruction
 from ..bld.metrics import background_psnr
-from .checks import as_mask, as_picture, as_samples, check_batch
+from .checks import as_image_samples, as_mask, as_picture, check_batch
 from .types import CATEGORY
 from .vae import decoder_of, give_back, load_for_training, trainable_copy
 
@@ -65,7 +65,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict) -> io.NodeOutput:
-        z = as_samples(samples, "samples")
+        z = as_image_samples(samples, "samples")
         source = as_picture(vae.vae_encode_crop_pixels(image), "image")
         m = as_mask(mask)
         check_sizes(z, source, m, image, vae)

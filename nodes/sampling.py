@@ -1,45 +1,69 @@
-"""Where the method meets the host's samplers: the mask of a model call and the noise of its background.
+"""Where the method meets the host's samplers: the mask of a model call.
 
 The host already blends at every model call (`comfy.samplers.KSamplerX0Inpaint`): before the call with the source noised to the
 call's level, after it with the source itself, and through the model's own `scale_latent_inpaint`, so that every family of models
-keeps its own way of noising. The method only chooses which mask and which noise.
+keeps its own way of noising. The method only chooses which mask and (`background.py`) which noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.patcher_extension
-import comfy.samplers
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..bld.blending import NoiseDraws
-from ..bld.schedule import MaskSchedule, step_at
+from ..bld.schedule import MaskSchedule, stage_at, step_at
 from .checks import check_batch
 
 KEY = "blended_latent_diffusion"
 
 
 def noise_mask(mask: Tensor, samples: Tensor) -> Tensor:
-    """(B, h, w) as the host's samplers want it beside samples (B, C, ..., h, w): (B, 1, ..., h, w)."""
-    return mask.reshape(len(mask), *[1] * (samples.ndim - 3), *mask.shape[1:])
+    """(B, h, w) as the host's samplers want it beside samples (N, C, ..., h, w): (1 or N, 1, ..., h, w). One in that shape stays.
+
+    Beside a video of T latent frames a multiple of T masks is one a frame.
+    """
+    if mask.ndim == samples.ndim:
+        return mask
+    if samples.ndim == 4:
+        return mask[:, None]
+    frames = samples.shape[2] if len(mask) % samples.shape[2] == 0 else 1
+    return mask.reshape(-1, 1, frames, *mask.shape[-2:])
 
 
-def check_size(schedule: MaskSchedule, samples: Tensor) -> None:
-    """Raises ValueError for a schedule of another size or batch than the latent that is sampled."""
+def fitted(schedule: MaskSchedule, samples: Tensor, name: str = "mask_schedule") -> MaskSchedule:
+    """The schedule in the shape of the samples (N, C, ..., h, w): its masks are (S, 1 or N, 1, ..., h, w).
+
+    Raises ValueError for a schedule of another size or batch than the samples.
+    """
     (height, width), size = schedule.thin.shape[-2:], samples.shape[-2:]
     if (height, width) != tuple(size):
         raise ValueError(
-            f"mask_schedule was made for a latent of {width}x{height}, but the latent is {size[1]}x{size[0]}: make it with Latent Mask Resize."
+            f"{name} was made for a latent of {width}x{height}, but the latent is {size[1]}x{size[0]}: make it with Latent Mask Resize."
         )
-    check_batch(len(schedule.thin), len(samples), "mask_schedule", "the latent")
+    masks = torch.stack([noise_mask(mask, samples) for mask in schedule.masks])
+    check_batch(masks.shape[1], len(samples), name, "the latent" if samples.ndim == 4 else f"the latent, of {samples.shape[2]} frames,")
+    return replace(schedule, masks=masks)
+
+
+def stage_of_call(ends: list[float], sigma: Tensor, sigmas: Tensor, model_sampling) -> int:
+    """The stage of a model call, where each stage but the last ends at a share of the schedule as the host counts it (start_percent).
+
+    The step that ends the sampling is always of the last stage: of 4 steps none may start low enough.
+    """
+    step = step_at(float(sigma.max()), sigmas)
+    # uni_pc ends at 0.001 instead of 0.
+    if sigmas[step + 1] <= float(model_sampling.sigma_min) * (1 + 1e-4):
+        return len(ends)
+    return stage_at(float(sigmas[step]), [float(model_sampling.percent_to_sigma(end)) for end in ends])
 
 
 @dataclass(frozen=True, eq=False)
 class ScheduledMask:
-    """A `denoise_mask_function` of the host that gives each model call the mask of its step.
+    """A `denoise_mask_function` of the host that gives each model call the mask of its stage.
 
     previous: another patch's function, which then works on our mask instead of being replaced.
     """
@@ -48,18 +72,17 @@ class ScheduledMask:
     previous: Callable[..., Tensor] | None
 
     def __call__(self, sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
-        sigmas = extra_options["sigmas"]
-        stage = self.schedule.at(step_at(float(sigma.max()), sigmas), len(sigmas) - 1)
-        mask = noise_mask(stage, denoise_mask).to(denoise_mask).expand_as(denoise_mask)
+        stage = stage_of_call(self.schedule.ends, sigma, extra_options["sigmas"], extra_options["model"].inner_model.model_sampling)
+        mask = noise_mask(self.schedule.masks[stage], denoise_mask).to(denoise_mask).expand_as(denoise_mask)
         return self.previous(sigma, mask, extra_options=extra_options) if self.previous else mask
 
     def sample(self, executor: Callable[..., Tensor], noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, denoise_mask=None, *args, **kwargs):
-        """A wrapper of the host's sampling: the schedule is checked, and counts also where the latent has no noise mask."""
-        check_size(self.schedule, latent_image)
-        if denoise_mask is None:
-            device = executor.class_obj.model_patcher.load_device
-            denoise_mask = noise_mask(self.schedule.thin, latent_image).to(device, noise.dtype).expand_as(noise)
-        return executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
+        """A wrapper of the host's sampling: the schedule is checked, and its thin mask is the mask of the sampling."""
+        if len(kwargs.get("latent_shapes") or ()) > 1:
+            raise ValueError("the latent is nested (audio and video together), which a mask schedule cannot cover: sample without it.")
+        device = executor.class_obj.model_patcher.load_device
+        thin = noise_mask(fitted(self.schedule, latent_image).thin, latent_image)
+        return executor(noise, latent_image, sampler, sigmas, thin.to(device, noise.dtype).expand_as(noise), *args, **kwargs)
 
 
 def with_schedule(model: ModelPatcher, schedule: MaskSchedule) -> ModelPatcher:
@@ -72,57 +95,6 @@ def with_schedule(model: ModelPatcher, schedule: MaskSchedule) -> ModelPatcher:
     patched.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY)
     patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, mask.sample)
     return patched
-
-
-class FreshBackground(comfy.samplers.KSamplerX0Inpaint):
-    """The host's blend with new background noise at every step (paper, algorithm 1), shared by all model calls of a step.
-
-    The first step has the noise that sampling starts from, so that its blend changes next to nothing.
-    """
-
-    def __init__(self, model: comfy.samplers.KSamplerX0Inpaint, draws: NoiseDraws) -> None:
-        super().__init__(model.inner_model, model.sigmas)
-        self.latent_image = model.latent_image
-        self.noise = model.noise
-        self.draws = draws
-        self.step = 0
-
-    def __call__(self, x: Tensor, sigma: Tensor, denoise_mask: Tensor | None, model_options: dict | None = None, seed: int | None = None) -> Tensor:
-        step = step_at(float(sigma.max()), self.sigmas)
-        while denoise_mask is not None and self.step < step:
-            self.noise = self.draws.draw().to(self.noise)
-            self.step += 1
-        return super().__call__(x, sigma, denoise_mask, model_options or {}, seed)
-
-
-def blending_sampler(name: str, draws: NoiseDraws | None) -> comfy.samplers.KSAMPLER:
-    """One of the host's samplers by name, blending with fresh background noise from `draws`, or with its start noise at every step.
-
-    The host's own ddim would blend with a second noise, which moves the global random state and depends on the batch.
-    """
-    sampler = comfy.samplers.sampler_object(name)
-    if draws is None:
-        return comfy.samplers.KSAMPLER(sampler.sampler_function, sampler.extra_options)
-
-    def sample(model: comfy.samplers.KSamplerX0Inpaint, x: Tensor, sigmas: Tensor, **options) -> Tensor:
-        return sampler.sampler_function(FreshBackground(model, draws), x, sigmas, **options)
-
-    return comfy.samplers.KSAMPLER(sample, sampler.extra_options)
-
-
-def of_rows(conditioning: list, rows: list[int], sources: int, chunk: list[int], total: int) -> list:
-    """The conditioning of a chunk of the candidates. The host would give a batch of prompts to each chunk from its start.
-
-    rows: for each candidate of the chunk its source. What is batched as the sources or as all candidates is picked accordingly;
-    the rest, and what is the same for all, stays.
-    """
-
-    def pick(value):
-        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
-            return value
-        return value[chunk] if len(value) == total else value[rows] if len(value) == sources else value
-
-    return [[pick(cond), {key: pick(value) for key, value in options.items()}] for cond, options in conditioning]
 
 
 def as_schedule(value) -> MaskSchedule:

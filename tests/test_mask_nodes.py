@@ -56,7 +56,7 @@ def test_a_mask_without_a_batch_and_of_another_type_works():
         (torch.full((1, 8, 8), -0.5), LATENT, "mask had values from -0.5 to -0.5, must be in 0..1"),
         (torch.full((1, 8, 8), float("nan")), LATENT, "mask contains NaN"),
         (torch.zeros(1, 8, 8), {}, "latent holds no samples, must be a LATENT"),
-        (torch.zeros(1, 8, 8), {"samples": torch.zeros(1, 16, 5, 8, 8)}, "must be an image latent"),
+        (torch.zeros(1, 8, 8), {"samples": torch.zeros(1, 64, 100)}, r"latent had shape \[1, 64, 100\]"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(mask, latent, sentence):

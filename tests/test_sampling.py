@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blended_latent_diffusion.nodes import blended_latent_ksampler
+from blended_latent_diffusion.nodes import blended_latent_ksampler, candidates
 from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
@@ -78,11 +78,72 @@ def papers_loop(edit: Edit, masks: list[Tensor], denoise: float) -> Tensor:
 @pytest.mark.parametrize("denoise", [1.0, 0.75])
 @pytest.mark.parametrize("stages", [0, 3])
 def test_paper_mode_is_the_papers_loop(edit, stages, denoise):
-    steps = 10
-    schedule = shrinking(edit, stages=stages)
+    schedule, steps = shrinking(edit, stages=stages), 10
     result = sample(edit, steps, mask_schedule=schedule, denoise=denoise)["samples"]
-    expected = papers_loop(edit, [schedule.at(step, steps)[0].double() for step in range(steps)], denoise)
+    used = stages_of_ddim(steps, denoise, [0.26, 0.52, 0.78][:stages])
+    expected = papers_loop(edit, [schedule.masks[stage, 0].double() for stage in used], denoise)
     assert apart(edit, result, expected) < 1e-4
+
+
+def stages_of_ddim(steps: int, denoise: float, ends: list[float]) -> list[int]:
+    """The stage of each step, from the timesteps 1, 1 + spacing, ... of 999 at which DDIM calls the model."""
+    spacing = 1000 // int(steps / denoise)
+    shares = [1 - (1 + spacing * (steps - 1 - step)) / 999 for step in range(steps)]
+    return [sum(share >= end for end in ends) for share in shares[:-1]] + [len(ends)]
+
+
+def stages_seen(edit: Edit, run) -> list[tuple[float, int]]:
+    """(noise level, stage) of each model call of run(model), the model being patched with four constant masks, 0.1 to 0.4 strong."""
+    masks = torch.tensor([0.1, 0.2, 0.3, 0.4])[:, None, None, None].expand(4, 1, 16, 16)
+    seen = []
+
+    def watch(sigma, mask, extra_options):
+        seen.append((float(sigma[0]), round(float(mask.mean()) * 10) - 1))
+        return mask
+
+    watched = edit.model.clone()
+    watched.set_model_denoise_mask_function(watch)
+    run(ApplyMaskSchedule.execute(watched, SimpleNamespace(masks=masks, shares=shrinking(edit).shares)).args[0])
+    return seen
+
+
+def host_sampler(edit: Edit, steps: int, sampler: str, scheduler: str, **options):
+    return lambda model: host_nodes.KSampler().sample(
+        model, SEED, steps, CFG, sampler, scheduler, edit.positive, edit.negative, edit.latent, **options
+    )
+
+
+def test_the_papers_settings_give_stages_of_13_13_13_and_11_steps(edit):
+    seen = stages_seen(edit, host_sampler(edit, 50, "ddim", "ddim_uniform"))
+    assert [stage for _, stage in seen] == [0] * 13 + [1] * 13 + [2] * 13 + [3] * 11
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm_2", "dpmpp_2m"])
+@pytest.mark.parametrize("scheduler", ["normal", "karras"])
+def test_a_stage_depends_on_the_noise_level_alone(edit, sampler, scheduler):
+    """At the same level a late start has the stage of the whole run, however many calls a step has."""
+    whole = stages_seen(edit, host_sampler(edit, 12, sampler, scheduler))
+    late = stages_seen(edit, host_sampler(edit, 6, sampler, scheduler, denoise=0.5))
+    ends = [edit.model.model.model_sampling.percent_to_sigma(end) for end in (0.26, 0.52, 0.78)]
+    for sigma, stage in whole[:-2] + late[:-2]:
+        lowest = sum(sigma <= end * 1.001 for end in ends)
+        assert stage in (lowest, lowest - (sampler != "dpmpp_2m")), "a second call inside a step has the stage of its step"
+    assert whole[-1][1] == late[-1][1] == 3
+    assert dict(late).items() <= dict(whole).items()
+
+
+def test_a_run_split_over_two_advanced_samplers_has_the_stages_of_one(edit):
+    def split(model):
+        advanced = host_nodes.KSamplerAdvanced().sample
+        half = advanced(model, "enable", SEED, 12, CFG, "euler", "normal", edit.positive, edit.negative, edit.latent, 0, 5, "enable")[0]
+        advanced(model, "disable", SEED, 12, CFG, "euler", "normal", edit.positive, edit.negative, half, 5, 10000, "disable")
+
+    assert stages_seen(edit, split) == stages_seen(edit, host_sampler(edit, 12, "euler", "normal"))
+
+
+def test_the_thin_mask_has_the_last_step_however_few_there_are(edit):
+    for steps in (1, 2, 3, 4):
+        assert stages_seen(edit, host_sampler(edit, steps, "euler", "simple"))[-1][1] == 3
 
 
 @pytest.mark.parametrize(
@@ -169,9 +230,9 @@ def test_fewer_at_once_when_the_memory_is_short(edit, monkeypatch):
     monkeypatch.setattr(edit.model, "get_free_memory", lambda device: 3.5 * one)
     monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
     monkeypatch.setattr(edit.model, "loaded_size", edit.model.model_size)
-    assert blended_latent_ksampler.chunk_that_fits(edit.model, edit.latent["samples"], 8) == 2
+    assert candidates.that_fit(edit.model, edit.latent["samples"], 8) == 2
     monkeypatch.setattr(edit.model, "get_free_memory", lambda device: 0)
-    assert blended_latent_ksampler.chunk_that_fits(edit.model, edit.latent["samples"], 8) == 1
+    assert candidates.that_fit(edit.model, edit.latent["samples"], 8) == 1
 
 
 def test_a_schedule_of_another_pack_needs_masks_and_shares_only(edit):
@@ -246,9 +307,11 @@ def test_an_empty_mask_changes_nothing_and_a_full_one_everything(edit):
     [
         ({"mask": torch.full((1, 128, 128), float("nan"))}, "mask contains NaN"),
         ({"mask": torch.full((1, 128, 128), 2.0)}, "mask had values from 2 to 2, must be in 0..1"),
-        ({"mask": torch.zeros(3, 128, 128)}, "mask has 3 in its batch, but latent_image has 1"),
+        ({"mask": torch.zeros(3, 128, 128)}, "mask has 3 in its batch, but the latent has 1"),
         ({"latent_image": {}}, "latent_image holds no samples"),
-        ({"latent_image": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "must be an image latent"),
+        ({"latent_image": {"samples": torch.zeros(1, 64, 100)}}, r"latent_image had shape \[1, 64, 100\], must be"),
+        ({"pixel_blend": 0.5}, "pixel_blend was 0.5, which needs vae and pixels and a mask: connect them, or set it to 0"),
+        ({"resample_steps": 6}, "resample_steps was 6, must be less than the 6 steps"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(edit, change, sentence):

@@ -16,27 +16,43 @@ def thin_mask() -> torch.Tensor:
     return mask
 
 
-def test_the_papers_stages_and_lengths():
+def test_the_papers_stages_and_shares():
     shrinking = schedule.shrinking(thin_mask())
     for stage, kernel in zip(shrinking.masks, (7, 5, 3, 1), strict=True):
         assert torch.equal(stage, masks.dilate(thin_mask(), kernel))
-    assert shrinking.lengths(50) == (13, 13, 13, 11)
+    assert shrinking.ends == pytest.approx([13 / 50, 26 / 50, 39 / 50])
 
 
-@given(st.integers(1, 300), st.integers(0, 8), st.floats(0.01, 0.99), st.sampled_from(schedule.SPACINGS))
-def test_every_step_has_one_stage_and_the_last_step_is_thin(steps, stages, takeover, spacing):
+@given(st.integers(0, 8), st.floats(0.01, 0.99), st.sampled_from(schedule.SPACINGS))
+def test_shares_fill_the_schedule_and_masks_only_shrink(stages, takeover, spacing):
     shrinking = schedule.shrinking(thin_mask(), stages=stages, takeover=takeover, spacing=spacing)
-    assert sum(shrinking.shares) == pytest.approx(1)
-    lengths = shrinking.lengths(steps)
-    assert sum(lengths) == steps and min(lengths) >= 0
-    used = [shrinking.at(step, steps) for step in range(steps)]
-    assert torch.equal(used[-1], thin_mask())
-    assert all((late <= early).all() for early, late in zip(used, used[1:], strict=False)), "a mask never grows"
+    assert sum(shrinking.shares) == pytest.approx(1) and len(shrinking.ends) == stages
+    assert shrinking.ends == sorted(shrinking.ends)
+    assert stages == 0 or shrinking.ends[-1] == pytest.approx(takeover)
+    assert torch.equal(shrinking.thin, thin_mask())
+    assert all((late <= early).all() for early, late in zip(shrinking.masks, shrinking.masks[1:], strict=False))
+
+
+@given(st.lists(st.floats(0.01, 20), min_size=1, max_size=6, unique=True), st.floats(0.001, 25))
+def test_a_stage_ends_at_its_noise_level(ends, sigma):
+    ends.sort(reverse=True)
+    stage = schedule.stage_at(sigma, ends)
+    assert all(sigma <= end * 1.001 for end in ends[:stage]) and all(sigma > end for end in ends[stage:])
+
+
+@given(st.integers(1, 60), st.integers(1, 60))
+def test_a_route_with_jumps_back_runs_the_first_stretch_once_and_the_others_twice(steps, length):
+    route = schedule.route(steps, length)
+    runs = [sum(start <= step < end for start, end in route) for step in range(steps)]
+    first = route[0][1]
+    assert runs == [1] * first + [2] * (steps - first) and 1 <= first <= length
+    assert all(start in (end_before, start_before) for (start_before, end_before), (start, _) in zip(route, route[1:], strict=False))
+    assert all(end - start == length for start, end in route[1:])
+    assert schedule.route(steps, 0) == [(0, steps)]
 
 
 def test_eased_stages_last_longest_where_they_are_widest():
-    lengths = schedule.shrinking(thin_mask(), spacing="eased").lengths(48)
-    assert lengths == (18, 12, 6, 12)
+    assert schedule.shrinking(thin_mask(), takeover=0.75, spacing="eased").shares == pytest.approx((18 / 48, 12 / 48, 6 / 48, 12 / 48))
 
 
 def test_no_stages_is_the_mask_alone():

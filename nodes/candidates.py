@@ -1,0 +1,69 @@
+"""Many candidates of one source: as many at once as the memory allows, and each the same as if it were drawn alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import comfy.model_management
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+
+def of_rows(conditioning: list, rows: list[int], sources: int, chunk: list[int], total: int) -> list:
+    """The conditioning of a chunk of the candidates. The host would give a batch of prompts to each chunk from its start.
+
+    rows: for each candidate of the chunk its source. What is batched as the sources or as all candidates is picked accordingly;
+    the rest, and what is the same for all, stays.
+    """
+
+    def pick(value):
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
+            return value
+        return value[chunk] if len(value) == total else value[rows] if len(value) == sources else value
+
+    return [[pick(cond), {key: pick(value) for key, value in options.items()}] for cond, options in conditioning]
+
+
+def that_fit(model: ModelPatcher, source: Tensor, count: int) -> int:
+    """As many samples at once as the host's own estimate says there is memory for, at least one. The host unloads other models for it."""
+    device = model.load_device
+    loaded = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device and entry.model is not model]
+    others = sum(entry.model_loaded_memory() for entry in loaded)
+    free = model.get_free_memory(device) + others - (model.model_size() - model.loaded_size())
+    # A prompt and an empty one are sampled together, so the model sees twice the batch.
+    while count > 1 and model.memory_required([2 * count, *source.shape[1:]]) > free:
+        count = (count + 1) // 2
+    return count
+
+
+def in_chunks(count: int, at_once: int, run: Callable[[list[int]], Tensor]) -> Tensor:
+    """run(candidates) for all of them in order, `at_once` at a time, and half as many from where the memory was not enough.
+
+    Raises what `run` raises; out of memory only where a single candidate is too much.
+    """
+    results, start = [], 0
+    while start < count:
+        chunk = list(range(start, min(start + at_once, count)))
+        try:
+            results.append(run(chunk))
+            start += len(chunk)
+            continue
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+            if len(chunk) == 1:
+                raise
+        # Not before the exception is gone, since it holds on to what was allocated.
+        at_once = (len(chunk) + 1) // 2
+        logging.warning("Blended Latent KSampler: out of memory with %d candidates at once, going on with %d.", len(chunk), at_once)
+        comfy.model_management.soft_empty_cache()
+    return torch.cat(results)
+
+
+def progress(model: ModelPatcher, steps: int, count: int) -> Callable[[list[int]], Callable]:
+    """The host's own progress bar and live preview over all candidates: progress(...)(chunk) is the callback of sampling the chunk."""
+    total = max(steps, 1) * count
+    show = latent_preview.prepare_callback(model, total)
+    return lambda chunk: lambda step, x0, x, _: show(chunk[0] * steps + (step + 1) * len(chunk) - 1, x0, x, total)

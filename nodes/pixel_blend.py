@@ -1,0 +1,99 @@
+"""Blending in pixels in the last steps (the authors' SD scripts): the predicted picture gets the source's own pixels around the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..bld import masks
+from .checks import check_batch
+from .sampling import stage_of_call
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBlend:
+    """A `sampler_post_cfg_function` of the host: decodes the prediction, puts the source around the mask, encodes it again.
+
+    Attributes:
+        pixels: (1 or N, F, H, W, C) in 0..1; F is 1 but for a video.
+        mask: (1 or N, 1 or F, H, W, 1) in 0..1; where it is 1 the prediction stays.
+        start: share of the schedule, 0..1, from which on this happens; the last step always is blended.
+    """
+
+    vae: comfy.sd.VAE
+    pixels: Tensor
+    mask: Tensor
+    start: float
+
+    def rows(self, index: list[int]) -> PixelBlend:
+        """The blend of some of the batch, in that order."""
+        pixels, mask = (value if len(value) == 1 else value[index] for value in (self.pixels, self.mask))
+        return replace(self, pixels=pixels, mask=mask)
+
+    def __call__(self, args: dict) -> Tensor:
+        denoised, inner = args["denoised"], args["model"]
+        sigmas = args["model_options"]["transformer_options"]["sample_sigmas"]
+        if stage_of_call([self.start], args["sigma"], sigmas, inner.model_sampling) == 0:
+            return denoised
+        z = inner.process_latent_out(denoised.float())
+        if z.ndim == 4:
+            blended = self.blend(z, self.pixels[:, 0], self.mask[:, 0])
+        else:
+            # The host's video autoencoders encode one video at a time, whose frames lie where a batch of pictures does.
+            of_each = (value.expand(len(z), *value.shape[1:]) for value in (self.pixels, self.mask))
+            blended = torch.cat([self.blend(one, pixels, mask) for one, pixels, mask in zip(z.split(1), *of_each, strict=True)])
+        self.bring_back(args)
+        return inner.process_latent_in(blended.to(denoised))
+
+    def blend(self, z: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
+        """z: (B, C, h, w) or one video (1, C, T, h, w); pixels, mask: (1 or B or F, H, W, ...)."""
+        picture = self.vae.decode(z).flatten(0, -4)
+        mask = mask.to(picture)
+        return self.vae.encode(picture * mask + pixels.to(picture) * (1 - mask))
+
+    @staticmethod
+    def bring_back(args: dict) -> None:
+        """The autoencoder may have pushed out the diffusion model, which the sampler goes on to call."""
+        inner = args["model"]
+        conds = {name: args[name] for name in ("cond", "uncond") if args[name]}
+        others, memory = comfy.sampler_helpers.get_additional_models(conds, inner.get_dtype())
+        comfy.model_management.load_models_gpu([inner.current_patcher, *others], memory_required=memory + inner.memory_required(args["input"].shape))
+
+
+def with_pixel_blend(model: ModelPatcher, blend: PixelBlend) -> ModelPatcher:
+    """A clone of the model whose predictions are blended in pixels."""
+    patched = model.clone()
+    patched.set_model_sampler_post_cfg_function(blend)
+    return patched
+
+
+def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask: Tensor | None, samples: Tensor) -> PixelBlend | None:
+    """The blend of the last `share` (0..1) of the schedule for samples like these, or None for 0.
+
+    Raises ValueError where vae, pixels or mask is missing and where pixels are not the picture that the samples were encoded from.
+    """
+    if share == 0:
+        return None
+    missing = [name for name, value in (("vae", vae), ("pixels", pixels), ("a mask", mask)) if value is None]
+    if missing:
+        raise ValueError(f"pixel_blend was {share:g}, which needs {' and '.join(missing)}: connect {'it' if len(missing) == 1 else 'them'}, or set it to 0.")
+    pixels = vae.vae_encode_crop_pixels(pixels)
+    height, width = (side * vae.spacial_compression_decode() for side in samples.shape[-2:])
+    if pixels.shape[1:3] != (height, width):
+        raise ValueError(
+            f"pixels are {pixels.shape[2]}x{pixels.shape[1]}, but the latent is of a picture of {width}x{height}: connect the picture it was encoded from."
+        )
+    frames = 1 if samples.ndim == 4 or samples.shape[2] == 1 else 1 + (samples.shape[2] - 1) * vae.temporal_compression_decode()
+    if len(pixels) % frames:
+        raise ValueError(f"pixels have {len(pixels)} frames, but the latent is of a video of {frames}.")
+    pixels = pixels.unflatten(0, (-1, frames))
+    check_batch(len(pixels), len(samples), "pixels", "latent_image")
+    mask = masks.resize(mask, (height, width), "nearest")
+    mask = mask.unflatten(0, (-1, frames)) if len(mask) % frames == 0 else mask[:, None]
+    return PixelBlend(vae, pixels, mask[..., None], 1 - share)
