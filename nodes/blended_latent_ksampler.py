@@ -182,10 +182,16 @@ def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSc
 
 
 def levels(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, denoise: float) -> Tensor:
-    """The noise levels of the run, (steps + 1,), as the host's KSampler has them; none for denoise 0."""
-    return comfy.samplers.KSampler(
+    """The noise levels of the run, (steps + 1,), as the host's KSampler has them; none for denoise 0.
+
+    Raises ValueError for a scheduler that has none for so few steps (kl_optimal for 1).
+    """
+    sigmas = comfy.samplers.KSampler(
         model, steps=steps, device=model.load_device, sampler=sampler_name, scheduler=scheduler, denoise=denoise, model_options=model.model_options
     ).sigmas
+    if not sigmas.isfinite().all():
+        raise ValueError(f"scheduler was {scheduler}, which cannot make {steps} steps: take more steps or another scheduler.")
+    return sigmas
 
 
 def patched(model: ModelPatcher, schedule: MaskSchedule | None, blend: PixelBlend | None, rows: list[int]) -> ModelPatcher:

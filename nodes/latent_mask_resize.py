@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 
+from comfy.sd import VAE
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -18,57 +19,98 @@ class LatentMaskResize(io.ComfyNode):
             node_id="LatentMaskResize",
             display_name="Latent Mask Resize",
             category=CATEGORY,
-            description="Brings a mask to the size of a latent without losing thin strokes.",
-            search_aliases=["downscale mask", "mask to latent", "set latent noise mask", "inpaint mask", "blended latent diffusion"],
+            description="Brings a mask to the size of a latent, and its frames to the latent's, without losing thin strokes.",
+            search_aliases=["downscale mask", "mask to latent", "video mask", "set latent noise mask", "inpaint mask", "blended latent diffusion"],
             has_intermediate_output=True,
             inputs=[
-                io.Mask.Input("mask", tooltip="The mask at picture size; white is what will be edited."),
-                io.Latent.Input("latent", tooltip="The latent whose height and width the mask gets. The ratio is read from it, never assumed."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="The mask at picture size; white is what will be edited. One for all, or one each; for a video one a frame or one a latent frame.",
+                ),
+                io.Latent.Input("latent", tooltip="The latent whose height, width and frames the mask gets. The ratio is read from it, never assumed."),
                 io.Combo.Input(
                     "mode",
                     options=list(masks.RESIZE_MODES),
                     default="max",
-                    tooltip="max: a latent pixel is masked if any of its pixels is, so no stroke is lost (default). coverage: masked if the painted "
-                    "share reaches the threshold. area: the painted share itself, a soft mask. bilinear: what ComfyUI's samplers do. nearest: what "
-                    "the paper's code does; loses thin strokes.",
+                    tooltip="max: a latent pixel is masked if any of its pixels is, so no paint is lost (default). coverage: strokes and dots like max, but "
+                    "tight edges on larger areas. area: the painted share itself, a soft mask. bilinear: what ComfyUI's samplers do. nearest: what "
+                    "the paper's code does. The last two lose thin strokes.",
                 ),
                 io.Float.Input(
                     "threshold",
-                    default=0.1,
+                    default=0.5,
                     min=0.0,
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Mode coverage only: the painted share of a latent pixel from which it is masked. 0.1 keeps a stroke of 1 pixel at 8x.",
+                    tooltip="Mode coverage only: how far paint may stick out of the mask, as a share of a latent pixel. 0.5 rounds the edge of an area to the "
+                    "nearest latent pixel, so that it neither grows nor shrinks on the whole; 0 is mode max. Strokes are kept at any value. In a soft mask "
+                    "what is below the threshold counts as not painted.",
                 ),
                 io.Boolean.Input("invert", default=False, advanced=True, tooltip="Edit what is not painted: the background edit of the paper."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Only for a video latent whose video frames per latent frame cannot be told from the counts of frames.",
+                ),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="The mask at latent size."),
+                io.Mask.Output(display_name="mask", tooltip="The mask at latent size; for a video one a latent frame."),
                 io.Latent.Output(display_name="latent", tooltip="The latent with this mask as its noise_mask, for any sampler."),
                 io.String.Output(display_name="report", tooltip="What the resize kept and lost."),
             ],
         )
 
     @classmethod
-    def execute(cls, mask: Tensor, latent: dict, mode: str = "max", threshold: float = 0.1, invert: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, mask: Tensor, latent: dict, mode: str = "max", threshold: float = 0.5, invert: bool = False, vae: VAE | None = None
+    ) -> io.NodeOutput:
         mask = as_mask(mask)
         samples = as_samples(latent)
-        check_batch(len(mask), len(samples), "mask", "latent")
+        sets, ratio = cls.sets_of_frames(len(mask), latent, vae)
         if invert:
             mask = 1 - mask
-        size = tuple(samples.shape[-2:])
-        small = masks.resize(mask, size, mode, threshold)
-        report = cls.report(mask, small, mode)
+        size, frames = tuple(samples.shape[-2:]), samples.shape[2] if samples.ndim == 5 else 1
+        part = masks.as_encoded(mask, size)
+        small = masks.resize(part, size, mode, threshold).unflatten(0, (sets, -1))
+        small = masks.pool_frames(small, frames, ratio) if small.shape[1] > 1 else small.expand(-1, frames, -1, -1)
+        report = cls.report(mask, part.unflatten(0, (sets, -1)), small, ratio, mode)
+        small = small.flatten(0, 1)
         masked = {**latent, "noise_mask": noise_mask(small, samples)}
         return io.NodeOutput(small, masked, report, ui=ui.PreviewMask(small))
 
     @staticmethod
-    def report(mask: Tensor, small: Tensor, mode: str) -> str:
-        pixels, strokes = masks.dropped(mask, small)
-        sizes = f"{mask.shape[-1]}x{mask.shape[-2]} to {small.shape[-1]}x{small.shape[-2]}, mode {mode}: "
+    def sets_of_frames(count: int, latent: dict, vae: VAE | None) -> tuple[int, int]:
+        """How `count` masks belong to the latent, as in `masks.video_frames`; beside a picture each mask is a set of its own."""
+        samples = latent["samples"]
+        if samples.ndim == 4 or samples.shape[2] == 1:
+            check_batch(count, len(samples), "mask", "latent")
+            return count, 1
+        if count == 1:
+            return 1, 1
+        ratio = latent.get("downscale_ratio_temporal") or (vae.temporal_compression_decode() if vae else None)
+        return masks.video_frames(count, len(samples), samples.shape[2], ratio)
+
+    @staticmethod
+    def report(mask: Tensor, part: Tensor, small: Tensor, ratio: int, mode: str) -> str:
+        """mask: (B, H, W) as it came; part: (sets, frames, H, W), what VAE Encode leaves of it; small: (sets, latent frames, h, w)."""
+        spread = masks.spread_frames(small, ratio)
+        frames = min(part.shape[1], spread.shape[1])
+        part, spread = part[:, :frames].flatten(0, 1), spread[:, :frames].flatten(0, 1)
+        report = "".join(
+            [
+                f"{mask.shape[-1]}x{mask.shape[-2]}",
+                f", cropped to {part.shape[-1]}x{part.shape[-2]} as by VAE Encode," if part.shape[-2:] != mask.shape[-2:] else "",
+                f" to {small.shape[-1]}x{small.shape[-2]}",
+                f", {len(mask)} frames to {small.shape[0] * small.shape[1]}" if small.shape[1] > 1 else "",
+                f" without the last {len(mask) // small.shape[0] - frames}, as by VAE Encode" if len(mask) > len(part) else "",
+                f", mode {mode}: ",
+            ]
+        )
+        pixels, strokes = masks.dropped(part, spread)
         if pixels == 0:
-            return sizes + f"every painted pixel kept, {float((small > 0).float().mean()):.1%} of the latent masked."
-        report = sizes + f"{pixels} of {int((mask > 0).sum())} painted pixels and {strokes} whole strokes dropped; mode max keeps them."
-        logging.warning("Latent Mask Resize, %s", report)
+            return report + f"every painted pixel kept, {float((small > 0).float().mean()):.1%} of the latent masked."
+        report += f"{pixels} of {int((part > 0).sum())} painted pixels and {strokes} whole strokes dropped; mode max keeps them."
+        if strokes:
+            logging.warning("Latent Mask Resize, %s", report)
         return report

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -11,6 +14,7 @@ from ..bld.schedule import MaskSchedule
 
 TILE = 160
 CAPTION = 22
+COLUMNS = 8
 
 
 def _tile(mask: Tensor, caption: str) -> Image.Image:
@@ -24,11 +28,15 @@ def _tile(mask: Tensor, caption: str) -> Image.Image:
 
 
 def stages_over_time(schedule: MaskSchedule) -> Tensor:
-    """The first sample's masks side by side, wide to thin, each with the part of the schedule it covers.
+    """The masks of the first sample or frame that has paint, wide to thin in rows of 8, each with the part of the schedule it covers.
 
     Returns: an IMAGE, (1, H, W, 3) in 0..1.
     """
-    ends = torch.tensor([0.0, *schedule.shares]).cumsum(0)
-    captions = [f"{start:.0%} to {end:.0%}" for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
-    strip = np.concatenate([np.asarray(_tile(stage[0], caption)) for stage, caption in zip(schedule.masks, captions, strict=True)], axis=1)
-    return torch.from_numpy(strip).float().div(255)[None, ..., None].expand(-1, -1, -1, 3)
+    shown = int((schedule.thin > 0).flatten(1).any(1).float().argmax())
+    edges = [0.0, *schedule.ends, 1.0]
+    tiles = [_tile(stage[shown], f"{start:.0%} to {end:.0%}") for stage, (start, end) in zip(schedule.masks, pairwise(edges), strict=True)]
+    rows = math.ceil(len(tiles) / COLUMNS)
+    sheet = Image.new("L", (TILE * min(len(tiles), COLUMNS), (TILE + CAPTION) * rows), 40)
+    for index, tile in enumerate(tiles):
+        sheet.paste(tile, (index % COLUMNS * TILE, index // COLUMNS * (TILE + CAPTION)))
+    return torch.from_numpy(np.array(sheet)).float().div(255)[None, ..., None].expand(-1, -1, -1, 3)

@@ -311,7 +311,7 @@ def test_an_empty_mask_changes_nothing_and_a_full_one_everything(edit):
         ({"latent_image": {}}, "latent_image holds no samples"),
         ({"latent_image": {"samples": torch.zeros(1, 64, 100)}}, r"latent_image had shape \[1, 64, 100\], must be"),
         ({"pixel_blend": 0.5}, "pixel_blend was 0.5, which needs vae and pixels and a mask: connect them, or set it to 0"),
-        ({"resample_steps": 6}, "resample_steps was 6, must be less than the 6 steps"),
+        ({"resample_steps": 7}, "resample_steps was 7, must be less than the 7 steps"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(edit, change, sentence):

@@ -1,0 +1,222 @@
+"""Every sampler and scheduler of the host, and what the sampler node adds to them: candidates, jumps back, blending in pixels."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import nodes as host_nodes
+import pytest
+import torch
+from torch import Tensor
+
+from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+from blended_latent_diffusion.nodes.candidates import in_chunks
+from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
+from conftest import Edit
+
+SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
+STOCHASTIC = [name for name in SAMPLERS if any(word in name for word in ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver"))]
+
+
+def sample(edit: Edit, steps: int = 3, sampler: str = "euler", scheduler: str = "normal", cfg: float = 4.0, **options) -> Tensor:
+    given = {"seed": 5, "latent_image": edit.latent, "model": edit.model, "positive": edit.positive, "negative": edit.negative} | options
+    return BlendedLatentKSampler.execute(steps=steps, cfg=cfg, sampler_name=sampler, scheduler=scheduler, **given).args[0]["samples"]
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_workflow():
+    """The host runs all nodes in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def small(edit: Edit) -> tuple[dict, Tensor]:
+    """A latent of 8x8 and a mask of the same size: the smallest that the demo model takes."""
+    mask = torch.zeros(1, 8, 8)
+    mask[0, 2:6, 3:7] = 1
+    return {"samples": edit.latent["samples"][..., 4:12, 4:12].clone()}, mask
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_and_scheduler_keeps_the_background_exactly(edit, small, sampler, scheduler):
+    """All of them can run; a new one of the host that cannot would show up here."""
+    latent, mask = small
+    for noise in ("every step", "fixed"):
+        out = sample(edit, 3, sampler, scheduler, cfg=1.0, latent_image=latent, mask=mask, background_noise=noise)
+        inside = (mask > 0).expand_as(out)
+        assert torch.isfinite(out).all()
+        assert torch.equal(out[~inside], latent["samples"][~inside])
+        assert (out - latent["samples"])[inside].abs().mean() > 0.01, "the mask was not edited"
+
+
+def test_a_scheduler_that_cannot_make_one_step_says_so(edit):
+    with pytest.raises(ValueError, match="scheduler was kl_optimal, which cannot make 1 steps"):
+        sample(edit, 1, scheduler="kl_optimal", mask=edit.mask)
+
+
+def unit(edit: Edit, samples: Tensor) -> Tensor:
+    """In the units of the model's latents, which have a deviation of about 1."""
+    return edit.model.model.process_latent_in(samples)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpm_adaptive", *STOCHASTIC])
+def test_a_candidate_is_the_same_in_any_batch_for_samplers_that_draw_noise_too(edit, small, sampler):
+    """Batches of other sizes round differently in float32, which is carried on: 1e-5 on average, not at each value."""
+    latent, mask = small
+    given = {"latent_image": latent, "mask": mask, "cfg": 1.0, "scheduler": "karras"}
+    together = sample(edit, 3, sampler, candidates=3, **given)
+    chunked = sample(edit, 3, sampler, candidates=3, chunk_size=2, **given)
+    alone = sample(edit, 3, sampler, seed=5 + 2, **given)
+    assert (unit(edit, together) - unit(edit, chunked)).square().mean().sqrt() < 1e-5
+    assert (unit(edit, together[2:]) - unit(edit, alone)).square().mean().sqrt() < 1e-5
+    assert (together[0] - together[1]).abs().max() > 0.01, "candidates differ"
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde_gpu", "lcm"])
+def test_one_candidate_has_the_noise_of_the_hosts_ksampler(edit, small, sampler):
+    latent, mask = small
+    ours = sample(edit, 4, sampler, "karras", latent_image=latent, mask=mask, background_noise="fixed")
+    masked = latent | {"noise_mask": mask[:, None]}
+    theirs = host_nodes.KSampler().sample(edit.model, 5, 4, 4.0, sampler, "karras", edit.positive, edit.negative, masked, 1.0)[0]["samples"]
+    assert torch.equal(ours[..., mask[0] > 0], theirs[..., mask[0] > 0])
+
+
+def test_short_memory_halves_the_candidates_at_once_and_loses_none():
+    """Made up, since this machine's memory cannot be filled up to order: more than two at once do not fit."""
+    asked = []
+
+    def run(chunk: list[int]) -> Tensor:
+        asked.append(len(chunk))
+        if len(chunk) > 2:
+            raise comfy.model_management.OOM_EXCEPTION("out of memory")
+        return torch.tensor(chunk)
+
+    assert in_chunks(7, 7, run).tolist() == list(range(7))
+    assert asked == [7, 4, 2, 2, 2, 1]
+
+    def never(chunk: list[int]) -> Tensor:
+        raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        in_chunks(4, 4, never)
+
+
+def test_other_errors_are_not_taken_for_short_memory():
+    with pytest.raises(KeyError):
+        in_chunks(4, 4, lambda chunk: {}[chunk[0]])
+
+
+def levels_seen(edit: Edit, **options) -> list[float]:
+    """The noise level of each model call."""
+    seen = []
+
+    def watch(args: dict) -> Tensor:
+        seen.append(round(float(args["sigma"][0]), 3))
+        return args["denoised"]
+
+    watched = edit.model.clone()
+    watched.set_model_sampler_post_cfg_function(watch)
+    sample(edit, model=watched, **options)
+    return seen
+
+
+def test_resampling_jumps_back_and_does_each_stretch_but_the_first_again(edit, small):
+    latent, mask = small
+    plain = levels_seen(edit, steps=7, latent_image=latent, mask=mask)
+    again = levels_seen(edit, steps=7, latent_image=latent, mask=mask, resample_steps=3)
+    assert again == plain[:1] + plain[1:4] * 2 + plain[4:] * 2
+
+
+def test_the_jump_back_has_the_noise_of_the_level_it_goes_to(edit, small):
+    """Where all is masked the model sees its own picture noised: as much noise after a jump as at the first visit."""
+    latent, mask = small
+    seen = {}
+
+    def watch(args: dict) -> Tensor:
+        seen.setdefault(round(float(args["sigma"][0]), 3), []).append(float((args["input"] - args["denoised"]).std() / args["sigma"][0]))
+        return args["denoised"]
+
+    watched = edit.model.clone()
+    watched.set_model_sampler_post_cfg_function(watch)
+    sample(edit, 12, model=watched, latent_image=latent, mask=torch.ones_like(mask), resample_steps=4, cfg=1.0)
+    for level, (first, second) in ((level, noises) for level, noises in seen.items() if len(noises) == 2 and level > 0.5):
+        assert second == pytest.approx(first, rel=0.25), level
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_resampling_works_with_every_sampler(edit, small, sampler):
+    latent, mask = small
+    out = sample(edit, 5, sampler, cfg=1.0, latent_image=latent, mask=mask, resample_steps=2)
+    assert torch.isfinite(out).all()
+    assert torch.equal(out[..., mask[0] == 0], latent["samples"][..., mask[0] == 0])
+
+
+def test_pixel_blend_keeps_the_source_up_to_the_painted_edge(edit):
+    """Off the painted box, in the cells that it only partly covers: blending in latents leaves these pixels to the model."""
+    mask = torch.zeros(1, 128, 128)
+    mask[0, 44:93, 43:101] = 1
+    cells = torch.nn.functional.interpolate(LatentMaskResize.execute(mask, edit.latent).args[0][:, None], scale_factor=8)[:, 0]
+    ring = (cells > mask)[0]
+
+    def error(**options) -> float:
+        picture = edit.vae.decode(sample(edit, 12, "ddim", mask=mask, candidates=2, **options))
+        return float((picture - edit.image)[:, ring].square().mean())
+
+    assert error(pixel_blend=0.3, vae=edit.vae, pixels=edit.image) < error() / 5
+
+
+def test_pixel_blend_touches_the_last_share_of_the_schedule_only(edit):
+    """And decodes once a call there: of 10 calls of DDIM, at 0 to 0.9 of the schedule, those at 0.8 and 0.9."""
+    calls = []
+
+    class Counting:
+        def __getattr__(self, name: str):
+            return getattr(edit.vae, name)
+
+        def decode(self, z: Tensor) -> Tensor:
+            calls.append(len(z))
+            return edit.vae.decode(z)
+
+    sample(edit, 10, "ddim", "simple", mask=edit.mask, candidates=2, pixel_blend=0.25, vae=Counting(), pixels=edit.image)
+    assert calls == [2, 2]
+
+
+def test_pixel_blend_goes_with_a_schedule_and_a_batch_of_sources(edit):
+    schedule = ProgressiveMaskDilate.execute(LatentMaskResize.execute(edit.mask, edit.latent).args[0]).args[0]
+    latent = {"samples": torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1)])}
+    pixels = torch.cat([edit.image, edit.image.flip(2)])
+    out = sample(edit, 4, latent_image=latent, mask=edit.mask, mask_schedule=schedule, pixel_blend=0.5, vae=edit.vae, pixels=pixels, candidates=2, chunk_size=3)
+    outside = (schedule.thin == 0)[0]
+    assert torch.equal(out[..., outside], latent["samples"].repeat_interleave(2, 0)[..., outside])
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"pixels": torch.zeros(1, 64, 128, 3)}, "pixels are 128x64, but the latent is of a picture of 128x128"),
+        ({"pixels": torch.zeros(2, 128, 128, 3)}, "pixels has 2 in its batch, but latent_image has 1"),
+        ({"mask": None}, "which needs a mask: connect it"),
+    ],
+)
+def test_pixel_blend_of_another_picture_is_refused(edit, change, sentence):
+    given = {"mask": edit.mask, "vae": edit.vae, "pixels": edit.image} | change
+    with pytest.raises(ValueError, match=sentence):
+        sample(edit, pixel_blend=0.5, **given)
+
+
+def test_a_late_start_keeps_the_scribbles_colour(edit):
+    """A blue scribble under "a fox": the later the start, the bluer the result."""
+    scribbled = edit.image.clone()
+    scribbled[:, 48:96, 40:104] = torch.tensor([0.1, 0.2, 0.9])
+    latent, inside = {"samples": edit.vae.encode(scribbled)}, edit.mask[0] > 0
+
+    def distance(denoise: float, **options) -> float:
+        picture = edit.vae.decode(sample(edit, 10, "ddim", latent_image=latent, mask=edit.mask, denoise=denoise, candidates=3, **options))
+        return float((picture - scribbled)[:, inside].abs().mean())
+
+    assert distance(1.0) > distance(0.6) > 2 * distance(0.2)
+    assert distance(1.0, resample_steps=3) > distance(0.3, resample_steps=3)
