@@ -4,6 +4,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..bld.schedule import MaskSchedule
+from .checks import as_samples
 from .sampling import as_schedule, with_schedule
 from .types import CATEGORY, MaskScheduleType
 
@@ -21,10 +22,16 @@ class ApplyMaskSchedule(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch; the one passed in stays as it is."),
                 MaskScheduleType.Input("mask_schedule", tooltip="From Progressive Mask Dilate."),
+                io.Latent.Input(
+                    "source",
+                    optional=True,
+                    tooltip="The source latent, for a sampler that goes on from another one's latent with noise left in it (KSampler Advanced): without it "
+                    "that noise would stay in the background.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For any sampler: KSampler, KSampler (Advanced), SamplerCustomAdvanced.")],
         )
 
     @classmethod
-    def execute(cls, model: ModelPatcher, mask_schedule: MaskSchedule) -> io.NodeOutput:
-        return io.NodeOutput(with_schedule(model, as_schedule(mask_schedule)))
+    def execute(cls, model: ModelPatcher, mask_schedule: MaskSchedule, source: dict | None = None) -> io.NodeOutput:
+        return io.NodeOutput(with_schedule(model, as_schedule(mask_schedule), as_samples(source, "source") if source is not None else None))

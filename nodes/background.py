@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..bld.blending import NoiseDraws, noise_again
 from ..bld.schedule import route, step_at
+from .sampling import factors
 
 # Its step size follows the error of the whole batch, so that a candidate would depend on the others beside it.
 WHOLE_BATCH_SAMPLERS = ("dpm_adaptive",)
@@ -47,12 +48,6 @@ def sampler_noise(name: str, x: Tensor, sigmas: Tensor, seeds: list[int]) -> Cal
         return k_diffusion.BrownianTreeNoiseSampler(x, levels.min(), levels.max(), seed=seeds, cpu=not name.endswith("_gpu"))
     each = [k_diffusion.default_noise_sampler(x[i : i + 1], seed=seed) for i, seed in enumerate(seeds)]
     return lambda sigma, sigma_next: torch.cat([one(sigma, sigma_next) for one in each])
-
-
-def factors(model_sampling, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """(signal, noise) at a level: how the model's family mixes the two."""
-    zero, one = sigma.new_zeros(1), sigma.new_ones(1)
-    return model_sampling.noise_scaling(sigma, zero.clone(), one.clone()), model_sampling.noise_scaling(sigma, one.clone(), zero.clone())
 
 
 def blending_sampler(name: str, seeds: list[int], draws: NoiseDraws, fresh: bool, resample_steps: int = 0) -> comfy.samplers.KSAMPLER:

@@ -30,8 +30,9 @@ def of_rows(conditioning: list, rows: list[int], sources: int, chunk: list[int],
 def that_fit(model: ModelPatcher, source: Tensor, count: int) -> int:
     """As many samples at once as the host's own estimate says there is memory for, at least one. The host unloads other models for it."""
     device = model.load_device
-    loaded = [entry for entry in comfy.model_management.current_loaded_models if entry.device == device and entry.model is not model]
-    others = sum(entry.model_loaded_memory() for entry in loaded)
+    loaded = [entry.model for entry in comfy.model_management.current_loaded_models if entry.device == device]
+    # The host forgets a model that nobody holds any more only later on.
+    others = sum(other.loaded_size() for other in loaded if other is not None and not model.is_clone(other))
     free = model.get_free_memory(device) + others - (model.model_size() - model.loaded_size())
     # A prompt and an empty one are sampled together, so the model sees twice the batch.
     while count > 1 and model.memory_required([2 * count, *source.shape[1:]]) > free:

@@ -33,6 +33,8 @@ def as_samples(latent: dict, name: str = "latent") -> Tensor:
         raise ValueError(f"{name} holds no samples, must be a LATENT from a VAE Encode or an Empty Latent node.")
     if getattr(samples, "is_nested", False):
         raise ValueError(f"{name} is a nested latent (audio and video together), must be a latent of pictures or of video alone.")
+    if samples.ndim == 3 or latent.get("type") == "audio":
+        raise ValueError(f"{name} is an audio latent, must be a latent of pictures or of video.")
     if samples.ndim not in (4, 5) or samples.numel() == 0:
         raise ValueError(f"{name} had shape {list(samples.shape)}, must be (batch, channels, height, width), or with frames before the height.")
     if not torch.isfinite(samples).all():

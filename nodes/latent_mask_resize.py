@@ -43,9 +43,9 @@ class LatentMaskResize(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Mode coverage only: how far paint may stick out of the mask, as a share of a latent pixel. 0.5 rounds the edge of an area to the "
-                    "nearest latent pixel, so that it neither grows nor shrinks on the whole; 0 is mode max. Strokes are kept at any value. In a soft mask "
-                    "what is below the threshold counts as not painted.",
+                    tooltip="Mode coverage only: how far a painted area may stick out of the mask, as a share of a latent pixel. 0.5 moves its edge to the "
+                    "nearest latent pixel, so that it hardly grows or shrinks; 0 is mode max. What is narrower than a latent pixel is kept at any value. "
+                    "In a soft mask, what is below the threshold counts as not painted.",
                 ),
                 io.Boolean.Input("invert", default=False, advanced=True, tooltip="Edit what is not painted: the background edit of the paper."),
                 io.Vae.Input(

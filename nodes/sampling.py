@@ -65,7 +65,8 @@ def stage_of_call(ends: list[float], sigma: Tensor, sigmas: Tensor, model_sampli
 class ScheduledMask:
     """A `denoise_mask_function` of the host that gives each model call the mask of its stage.
 
-    previous: another patch's function, which then works on our mask instead of being replaced.
+    previous: another patch's function, which then works on our mask instead of being replaced. What our mask leaves out stays out:
+        Differential Diffusion would let its last step change everything.
     """
 
     schedule: MaskSchedule
@@ -74,26 +75,33 @@ class ScheduledMask:
     def __call__(self, sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
         stage = stage_of_call(self.schedule.ends, sigma, extra_options["sigmas"], extra_options["model"].inner_model.model_sampling)
         mask = noise_mask(self.schedule.masks[stage], denoise_mask).to(denoise_mask).expand_as(denoise_mask)
-        return self.previous(sigma, mask, extra_options=extra_options) if self.previous else mask
+        return self.previous(sigma, mask, extra_options=extra_options) * (mask > 0) if self.previous else mask
 
-    def sample(self, executor: Callable[..., Tensor], noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, denoise_mask=None, *args, **kwargs):
-        """A wrapper of the host's sampling: the schedule is checked, and its thin mask is the mask of the sampling."""
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A wrapper of the host's sampling (OUTER_SAMPLE): the schedule is checked, and its thin mask is the mask of the sampling."""
+
+    schedule: MaskSchedule
+
+    def __call__(self, executor: Callable[..., Tensor], noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, denoise_mask=None, *args, **kwargs):
         if len(kwargs.get("latent_shapes") or ()) > 1:
             raise ValueError("the latent is nested (audio and video together), which a mask schedule cannot cover: sample without it.")
-        device = executor.class_obj.model_patcher.load_device
-        thin = noise_mask(fitted(self.schedule, latent_image).thin, latent_image)
-        return executor(noise, latent_image, sampler, sigmas, thin.to(device, noise.dtype).expand_as(noise), *args, **kwargs)
+        if latent_image.ndim < 4:
+            raise ValueError("the latent is audio, which a mask schedule cannot cover: sample without it.")
+        guider = executor.class_obj
+        # The host's copy for this sampling: here, so that the order of the patches in the workflow does not matter.
+        guider.model_options["denoise_mask_function"] = ScheduledMask(self.schedule, guider.model_options.get("denoise_mask_function"))
+        thin = noise_mask(fitted(self.schedule, latent_image).thin, latent_image).to(guider.model_patcher.load_device, noise.dtype)
+        # One channel for all: Kandinsky 5 feeds the mask to the network as it is.
+        return executor(noise, latent_image, sampler, sigmas, thin.expand(len(noise), 1, *noise.shape[2:]), *args, **kwargs)
 
 
 def with_schedule(model: ModelPatcher, schedule: MaskSchedule) -> ModelPatcher:
     """A clone of the model that samples under the schedule. Of two schedules the later one counts; other mask functions are chained."""
-    previous = model.model_options.get("denoise_mask_function")
-    if isinstance(previous, ScheduledMask):
-        previous = previous.previous
-    patched, mask = model.clone(), ScheduledMask(schedule, previous)
-    patched.set_model_denoise_mask_function(mask)
+    patched = model.clone()
     patched.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY)
-    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, mask.sample)
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, Scheduled(schedule))
     return patched
 
 

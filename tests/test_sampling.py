@@ -141,6 +141,30 @@ def test_a_run_split_over_two_advanced_samplers_has_the_stages_of_one(edit):
     assert stages_seen(edit, split) == stages_seen(edit, host_sampler(edit, 12, "euler", "normal"))
 
 
+def test_a_split_run_that_knows_the_source_is_the_whole_run(edit):
+    """The host alone takes the latent with noise left in it for the background; this noise would stay there."""
+    schedule = shrinking(edit, stages=0)
+    whole = host_sampler(edit, 12, "euler", "normal")(ApplyMaskSchedule.execute(edit.model, schedule).args[0])[0]["samples"]
+    advanced, settings = host_nodes.KSamplerAdvanced().sample, (SEED, 12, CFG, "euler", "normal", edit.positive, edit.negative)
+    first = ApplyMaskSchedule.execute(edit.model, schedule).args[0]
+    half = advanced(first, "enable", *settings, edit.latent, 0, 5, "enable")[0]
+    outside = (schedule.thin == 0).expand_as(whole)
+
+    def second(**options) -> Tensor:
+        patched = ApplyMaskSchedule.execute(edit.model, schedule, **options).args[0]
+        return advanced(patched, "disable", *settings, half, 5, 10000, "disable")[0]["samples"]
+
+    assert apart(edit, second() * outside, whole * outside) > 1, "or the host has changed and needs no help"
+    assert apart(edit, second(source=edit.latent), whole) < 1e-2, "rounded once more on the way through the latent's own units"
+    assert apart(edit, second(source=edit.latent) * outside, edit.latent["samples"] * outside) < 1e-6
+
+
+def test_a_source_of_another_size_is_refused(edit):
+    patched = ApplyMaskSchedule.execute(edit.model, shrinking(edit), {"samples": torch.zeros(1, 4, 8, 8)}).args[0]
+    with pytest.raises(ValueError, match=r"source had shape \[1, 4, 8, 8\], must be as the latent that is sampled, \[1, 4, 16, 16\]"):
+        host_sampler(edit, 2, "euler", "normal")(patched)
+
+
 def test_the_thin_mask_has_the_last_step_however_few_there_are(edit):
     for steps in (1, 2, 3, 4):
         assert stages_seen(edit, host_sampler(edit, steps, "euler", "simple"))[-1][1] == 3
