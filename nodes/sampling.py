@@ -80,9 +80,13 @@ class ScheduledMask:
 
 @dataclass(frozen=True, eq=False)
 class Scheduled:
-    """A wrapper of the host's sampling (OUTER_SAMPLE): the schedule is checked, and its thin mask is the mask of the sampling."""
+    """A wrapper of the host's sampling (OUTER_SAMPLE): the schedule is checked, and its thin mask is the mask of the sampling.
+
+    source: (1 or N, C, ..., h, w), the background where it is not the latent that sampling starts from.
+    """
 
     schedule: MaskSchedule
+    source: Tensor | None = None
 
     def __call__(self, executor: Callable[..., Tensor], noise: Tensor, latent_image: Tensor, sampler, sigmas: Tensor, denoise_mask=None, *args, **kwargs):
         if len(kwargs.get("latent_shapes") or ()) > 1:
@@ -93,15 +97,40 @@ class Scheduled:
         # The host's copy for this sampling: here, so that the order of the patches in the workflow does not matter.
         guider.model_options["denoise_mask_function"] = ScheduledMask(self.schedule, guider.model_options.get("denoise_mask_function"))
         thin = noise_mask(fitted(self.schedule, latent_image).thin, latent_image).to(guider.model_patcher.load_device, noise.dtype)
+        if self.source is not None:
+            noise, latent_image = as_noise_over(self.source, noise, latent_image, float(sigmas[0]), guider.model_patcher)
         # One channel for all: Kandinsky 5 feeds the mask to the network as it is.
         return executor(noise, latent_image, sampler, sigmas, thin.expand(len(noise), 1, *noise.shape[2:]), *args, **kwargs)
 
 
-def with_schedule(model: ModelPatcher, schedule: MaskSchedule) -> ModelPatcher:
+def as_noise_over(source: Tensor, noise: Tensor, latent: Tensor, sigma: float, patcher: ModelPatcher) -> tuple[Tensor, Tensor]:
+    """Noise and latent to start from at level `sigma`, told as another noise over the source: the same start, with the source as its
+    background. A latent with noise left in it, from an earlier sampler, would else be the background itself.
+
+    source: (1 or N, C, ..., h, w). Raises ValueError where it does not fit the latent.
+    """
+    if source.shape[1:] != latent.shape[1:]:
+        raise ValueError(f"source had shape {list(source.shape)}, must be as the latent that is sampled, {list(latent.shape)}.")
+    check_batch(len(source), len(latent), "source", "the latent")
+    model_sampling, inner = patcher.get_model_object("model_sampling"), patcher.model
+    level = torch.tensor(sigma)
+    start = model_sampling.noise_scaling(level, noise.float(), inner.process_latent_in(latent.float()))
+    z_init = inner.process_latent_in(source.to(latent).float()).expand_as(start)
+    signal, scale = factors(model_sampling, level)
+    return (start - signal * z_init) / scale, source.to(latent).expand_as(latent)
+
+
+def factors(model_sampling, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """(signal, noise) at a level: how the model's family mixes the two."""
+    zero, one = sigma.new_zeros(1), sigma.new_ones(1)
+    return model_sampling.noise_scaling(sigma, zero.clone(), one.clone()), model_sampling.noise_scaling(sigma, one.clone(), zero.clone())
+
+
+def with_schedule(model: ModelPatcher, schedule: MaskSchedule, source: Tensor | None = None) -> ModelPatcher:
     """A clone of the model that samples under the schedule. Of two schedules the later one counts; other mask functions are chained."""
     patched = model.clone()
     patched.remove_wrappers_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY)
-    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, Scheduled(schedule))
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, Scheduled(schedule, source))
     return patched
 
 

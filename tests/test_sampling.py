@@ -333,7 +333,7 @@ def test_an_empty_mask_changes_nothing_and_a_full_one_everything(edit):
         ({"mask": torch.full((1, 128, 128), 2.0)}, "mask had values from 2 to 2, must be in 0..1"),
         ({"mask": torch.zeros(3, 128, 128)}, "mask has 3 in its batch, but the latent has 1"),
         ({"latent_image": {}}, "latent_image holds no samples"),
-        ({"latent_image": {"samples": torch.zeros(1, 64, 100)}}, r"latent_image had shape \[1, 64, 100\], must be"),
+        ({"latent_image": {"samples": torch.zeros(1, 64, 100)}}, "latent_image is an audio latent, must be a latent of pictures or of video"),
         ({"pixel_blend": 0.5}, "pixel_blend was 0.5, which needs vae and pixels and a mask: connect them, or set it to 0"),
         ({"resample_steps": 7}, "resample_steps was 7, must be less than the 7 steps"),
     ],
