@@ -5,9 +5,11 @@ from __future__ import annotations
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
+import latent_preview
 import nodes as host_nodes
 import pytest
 import torch
+from comfy.cli_args import LatentPreviewMethod
 from torch import Tensor
 
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
@@ -220,3 +222,44 @@ def test_a_late_start_keeps_the_scribbles_colour(edit):
 
     assert distance(1.0) > distance(0.6) > 2 * distance(0.2)
     assert distance(1.0, resample_steps=3) > distance(0.3, resample_steps=3)
+
+
+@pytest.fixture
+def bar(monkeypatch) -> list[tuple[int, int, bool]]:
+    """What the host's progress bar is told: (value, total, with a preview), by any sampler; live previews are on."""
+    told = []
+    monkeypatch.setattr(latent_preview.args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: told.append((value, total, preview is not None)))
+    return told
+
+
+def test_progress_and_previews_are_those_of_the_hosts_ksampler(edit, bar):
+    masked = LatentMaskResize.execute(edit.mask, edit.latent).args[1]
+    host_nodes.KSampler().sample(edit.model, 5, 4, 4.0, "heun", "normal", edit.positive, edit.negative, masked, 1.0)
+    theirs, bar[:] = list(bar), []
+    sample(edit, 4, "heun", mask=edit.mask)
+    assert bar == theirs and all(preview for _, _, preview in bar)
+
+
+@pytest.mark.parametrize("resample, total", [(0, 4 * 5), (2, 6 * 5)])
+def test_progress_goes_on_over_the_candidates_and_the_jumps_back(edit, bar, resample, total):
+    sample(edit, 4, mask=edit.mask, candidates=5, chunk_size=2, resample_steps=resample)
+    values = [value for value, _, _ in bar]
+    assert values == sorted(values) and values[-1] == total and {of for _, of, _ in bar} == {total}
+
+
+@pytest.mark.parametrize("options", [{}, {"resample_steps": 2}, {"candidates": 3, "chunk_size": 1}])
+def test_after_cancel_the_next_run_is_clean(edit, monkeypatch, options):
+    expected = sample(edit, 5, mask=edit.mask, **options)
+
+    def cancel(value: int, total: int, preview, node_id=None) -> None:
+        if value == 3:
+            comfy.model_management.interrupt_current_processing()
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    with monkeypatch.context() as cancelling:
+        cancelling.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            sample(edit, 5, mask=edit.mask, **options)
+    assert "denoise_mask_function" not in edit.model.model_options and not edit.model.wrappers
+    assert torch.equal(sample(edit, 5, mask=edit.mask, **options), expected)
