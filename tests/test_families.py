@@ -108,7 +108,8 @@ def test_the_background_is_exact_and_the_mask_is_edited(name, shrink):
 def test_a_mask_for_each_source(name):
     loaded = load(name)
     masks = torch.cat([mask_of(loaded), mask_of(loaded, mirrored=True)])
-    result = sample(loaded, latent_image=loaded.latent, mask=masks)["samples"]
+    frames = loaded.latent["samples"].shape[2] if name in VIDEO else 1
+    result = sample(loaded, latent_image=loaded.latent, mask=masks.repeat_interleave(frames, 0))["samples"]
     check_edit(result, loaded.latent["samples"], at_latent_size(loaded, masks))
 
 
