@@ -174,6 +174,15 @@ def test_a_mask_for_each_frame_of_a_video(name):
     check_edit(sample(loaded, mask_schedule=shrinking(loaded, frames))["samples"], loaded.latent["samples"][:1], reached)
 
 
+def test_a_stroke_on_one_frame_of_the_video_reaches_its_latent_frame():
+    """9 frames are 3 latent frames of 1, 4 and 4."""
+    loaded = load("Wan 2.1")
+    frames = torch.zeros(9, *mask_of(loaded).shape[1:])
+    frames[7] = mask_of(loaded)
+    reached = at_latent_size(loaded, torch.stack([frames[0], frames[1], frames[7]]))[None]
+    check_edit(sample(loaded, mask=frames)["samples"], loaded.latent["samples"][:1], reached)
+
+
 @families
 def test_apply_mask_schedule_in_the_hosts_ksampler(name):
     """The host goes with the whole latent to the model's units and back, which rounds."""
