@@ -106,7 +106,7 @@ def draw_with_the_pack(model: Model, cases: list, seed: int) -> np.ndarray:
 
     latent = {"samples": sampling.encode(model[2], np.stack([c[0] for c in cases]))}
     small = LatentMaskResize.execute(torch.from_numpy(np.stack([c[1] for c in cases])).float(), latent).args[0]
-    schedule = ProgressiveMaskDilate.execute(small).args[0]
+    schedule = ProgressiveMaskDilate.execute(small, stages=3, takeover=0.78).args[0]
     positive, negative = (sampling.conditioning(model[1], p) for p in (_prompts(cases), [""] * len(cases) * CANDIDATES))
     result = BlendedLatentKSampler.execute(
         model[0], seed, sampling.STEPS, sampling.CFG, sampling.SAMPLER, sampling.SCHEDULER, positive, negative, latent,

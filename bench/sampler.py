@@ -36,6 +36,7 @@ BASELINE = "host: KSampler, noise mask"
 def runs() -> dict[str, Callable[[], object]]:
     """The baseline and ours, ready to run."""
     import comfy.sample
+
     from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
     from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 
@@ -43,7 +44,7 @@ def runs() -> dict[str, Callable[[], object]]:
     source = torch.randn(BATCH, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 5
     mask = torch.zeros(1, 16, 16)
     mask[0, 6:9, 3:13] = 1
-    schedule = ProgressiveMaskDilate.execute(mask).args[0]
+    schedule = ProgressiveMaskDilate.execute(mask, stages=3, takeover=0.78).args[0]
     positive, negative = sampling.conditioning(clip, ["a fox"]), sampling.conditioning(clip, [""])
     common_arguments = (STEPS, CFG, SAMPLER, SCHEDULER, positive, negative)
 

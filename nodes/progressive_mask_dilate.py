@@ -38,7 +38,8 @@ class ProgressiveMaskDilate(io.ComfyNode):
                     step=0.01,
                     advanced=True,
                     tooltip="Share of the schedule, from pure noise to none (as start_percent counts it), after which only the mask itself is used. "
-                    "The paper: 39 of 50 steps, 0.78.",
+                    "The paper: 39 of 50 steps, 0.78. As measured (bench edits), 0.95 shows the prompt in strokes more often, but in the edge of a "
+                    "broad mask one sees it.",
                 ),
                 io.Combo.Input(
                     "spacing",

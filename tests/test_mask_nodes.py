@@ -175,7 +175,7 @@ def test_the_schedule_and_its_stages():
 
 
 def test_growth_larger_than_the_picture_is_the_whole_picture():
-    schedule = ProgressiveMaskDilate.execute(masks.resize(scratch(), (12, 20)), growth=100).args[0]
+    schedule = ProgressiveMaskDilate.execute(masks.resize(scratch(), (12, 20)), stages=3, growth=100).args[0]
     assert schedule.masks[0].min() == 1 and schedule.thin.sum() == 13
 
 
@@ -209,7 +209,7 @@ def test_the_preview_shows_each_stage_in_rows(stages):
 @pytest.mark.parametrize(
     "options, expected",
     [
-        ({"takeover": 0.75}, ["0% to 25%", "25% to 50%", "50% to 75%", "75% to 100%"]),
+        ({"stages": 3, "takeover": 0.75}, ["0% to 25%", "25% to 50%", "50% to 75%", "75% to 100%"]),
         ({"stages": 2, "takeover": 0.6, "spacing": "eased"}, ["0% to 40%", "40% to 60%", "60% to 100%"]),
         ({"stages": 0}, ["0% to 100%"]),
     ],
@@ -228,4 +228,4 @@ def test_the_preview_shows_the_first_sample_or_frame_that_has_paint(painted):
 
 
 def test_an_empty_mask_has_a_preview_too():
-    assert not any(white(tile) for tile in tiles(ProgressiveMaskDilate.execute(torch.zeros(2, 12, 20)).args[0], 4))
+    assert not any(white(tile) for tile in tiles(ProgressiveMaskDilate.execute(torch.zeros(2, 12, 20), stages=3).args[0], 4))

@@ -35,8 +35,9 @@ def apart(edit: Edit, one: Tensor, other: Tensor) -> float:
 
 
 def shrinking(edit: Edit, **options):
+    """The paper's, unless the options say otherwise."""
     small = LatentMaskResize.execute(edit.mask, edit.latent).args[0]
-    return ProgressiveMaskDilate.execute(small, **options).args[0]
+    return ProgressiveMaskDilate.execute(small, **{"stages": 3, "takeover": 0.78, **options}).args[0]
 
 
 def papers_loop(edit: Edit, masks: list[Tensor], denoise: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from . import common
 
-STAGES = ("sprites", "vae", "latents", "decoder", "unet", "clip", "judge", "export", "sheets")
+STAGES = ("sprites", "vae", "latents", "decoder", "unet", "clip", "judge", "stroke_judge", "export", "sheets")
 
 
 def main() -> None:
