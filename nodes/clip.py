@@ -292,7 +292,7 @@ def why_not(name: str, weights: Path, error: Exception) -> str:
     """One sentence for weights that could not be loaded."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if weights.suffix != ".safetensors":
-        return f"clip {name} was not loaded: {weights.name} is no safetensors file and holds more than plain weights, or others: {reason}"
+        return f"clip {name} was not loaded: {weights.name} is a pickle, and holds more than weights or other weights: {reason}"
     try:
         with safe_open(weights, "pt") as file:
             keys = [key.removeprefix("module.") for key in file.keys()]
