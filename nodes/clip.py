@@ -64,7 +64,9 @@ def tags() -> list[str]:
     pairs = [
         f"{architecture} {tag}"
         for architecture, tag in library.list_pretrained()
-        if library.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) == library.get_model_config(architecture).get("quick_gelu", False)
+        if (config := library.get_model_config(architecture))
+        and (pretrained := library.get_pretrained_cfg(architecture, tag))["hf_hub"]
+        and pretrained.get("quick_gelu", False) == config.get("quick_gelu", False)
     ]
     return sorted(pairs, key=lambda pair: pair != PAPER)
 
@@ -299,7 +301,7 @@ def why_not(name: str, weights: Path, error: Exception) -> str:
     except Exception as unreadable:
         return f"clip {name} cannot be read, {weights.name} is damaged: {unreadable}."
     if not any(key.startswith("visual.") for key in keys):
-        return f"clip {name} is not a CLIP in open_clip's format: no weight is named visual.*, they are named like {min(keys, default='nothing')}."
+        return f"clip {name} is not a CLIP in open_clip's format: no weight is named visual.*, they are named like {max(keys, key=len, default='nothing')}."
     if all(key.startswith(("visual.", "logit_", "text_decoder.")) for key in keys):
         return no_text_tower(name)
     return f"clip {name} does not fit its architecture, give it its own open_clip config or name: {reason}"
