@@ -200,15 +200,22 @@ def test_a_mix_is_the_weighted_mean_of_its_scopes(clip, edit, images):
     assert (single["masked"] - single["box"]).abs().max() > 1e-3
 
 
-def test_with_a_source_the_background_counts(clip, edit, images):
+def test_with_a_source_every_error_against_it_counts(clip, edit, images, monkeypatch):
+    monkeypatch.setattr(ranking, "ERRORS", {"background": ranking.background_error, "other": lambda x_hat, x, m: float((x_hat - x).mean().abs())})
     worse = images[:1].repeat(3, 1, 1, 1)
-    worse[1] = torch.where(edit.mask[0, ..., None] > 0, worse[1], worse[1] * 0.9)
-    worse[2] = torch.where(edit.mask[0, ..., None] > 0, worse[2], worse[2] * 0.5)
+    for index, factor in ((1, 0.9), (2, 0.5)):
+        worse[index] = torch.where(edit.mask[0, ..., None] > 0, worse[index], worse[index] * factor)
     plain, real = (by_index(clip, worse, edit.mask, **options) for options in ({}, {"source": images[:1], "realism_weight": 2.0}))
-    errors = [float(((worse[i] - images[0])[edit.mask[0] == 0]).square().mean().sqrt()) for i in range(3)]
-    assert torch.allclose(plain - real, 2 * torch.tensor(errors), atol=1e-5) and errors[2] > errors[1] > errors[0] == 0
+    changes = [change - images[0] for change in worse]
+    errors = [(float(change[edit.mask[0] == 0].square().mean().sqrt()), float(change.mean().abs())) for change in changes]
+    assert torch.allclose(plain - real, 2 * torch.tensor(errors).sum(1), atol=1e-5) and errors[2] > errors[1] > errors[0] == (0, 0)
     report = rank(clip, worse, edit.mask, source=images[:1], realism_weight=0.0)[4]
-    assert report.splitlines()[3:] == [f"candidate {i} against the source: background error {errors[i]:.4f}" for i in range(3)]
+    lines = [f"candidate {i} against the source: background error {errors[i][0]:.4f}, other error {errors[i][1]:.4f}" for i in range(3)]
+    assert report.splitlines()[3:] == lines, "the scope is masked, so all are equal without it"
+
+
+def test_the_background_behind_the_best_is_measured_unless_told_otherwise(clip, edit, images):
+    assert "candidate 0 against the source: background error 0.0000" in rank(clip, images, edit.mask, source=edit.image)[4]
 
 
 def test_pictures_with_nan_come_last_and_are_named(clip, edit, images):
