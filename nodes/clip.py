@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from collections.abc import Callable
+import json
+import os
+import tempfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,27 +17,30 @@ import comfy.model_management
 import comfy.model_patcher
 import folder_paths
 import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from safetensors import safe_open
 from torch import Tensor
 
 FOLDER = "open_clip"
-# OpenAI's weights were trained with another GELU, which open_clip no longer switches to by itself.
-TAGS = (
-    "ViT-B-16-quickgelu openai",
-    "ViT-L-14-quickgelu openai",
-    "ViT-B-16 laion2b_s34b_b88k",
-    "ViT-L-14 laion2b_s32b_b82k",
-    "ViT-H-14 laion2b_s32b_b79k",
-)
+PAPER = "ViT-B-16-quickgelu openai"
+# What open_clip's configs may name on the Hugging Face Hub: the setting, what it is, and a file that every such repository has.
+HUB_SETTINGS = (("hf_tokenizer_name", "tokenizer", "tokenizer_config.json"), ("hf_model_name", "text tower's config", "config.json"))
+PREPROCESS = ("mean", "std", "interpolation")
+
+
+def home() -> Path:
+    """Where downloads go: the host's `models/open_clip`."""
+    return Path(folder_paths.models_dir) / FOLDER
 
 
 def register_folder() -> None:
     """Makes `models/open_clip` one of the host's model folders, beside those that another pack or a user's config gave it."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    folder_paths.add_model_folder_path(FOLDER, str(home()))
 
 
 def files() -> list[str]:
-    """The safetensors in the host's open_clip folders."""
-    return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors")]
+    """The safetensors in the host's open_clip folders, without those in the Hub's own cache layout, which belong to a tag."""
+    return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors") and not name.startswith("models--")]
 
 
 def open_clip() -> ModuleType:
@@ -43,6 +51,24 @@ def open_clip() -> ModuleType:
         raise ImportError("The ranking nodes need open_clip: run `pip install open_clip_torch` in ComfyUI's Python, then restart it.") from error
 
 
+def tags() -> list[str]:
+    """open_clip's pretrained models as "architecture tag", the paper's first.
+
+    A pair whose weights were trained with another GELU than the architecture has is left out: open_clip only warns of it, and its
+    scores are off. The same weights are in the list under the architecture that ends in -quickgelu.
+    """
+    try:
+        library = open_clip()
+    except ImportError:
+        return [PAPER]
+    pairs = [
+        f"{architecture} {tag}"
+        for architecture, tag in library.list_pretrained()
+        if library.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) == library.get_model_config(architecture).get("quick_gelu", False)
+    ]
+    return sorted(pairs, key=lambda pair: pair != PAPER)
+
+
 @dataclass(frozen=True)
 class OpenClip:
     """A CLIP with both towers.
@@ -50,9 +76,11 @@ class OpenClip:
     Attributes:
         name: of the file or tag it came from.
         patcher: holds the open_clip model; load it through `comfy.model_management`.
-        tokenize: prompts -> (N, context length) token ids.
+        tokenize: prompts -> (N, context length) token ids, cut at the context's end.
         size: (height, width) of the image tower's input.
         mean, std: of the image tower's input, per channel.
+        interpolation: how pictures were brought to that size in training, `bicubic` or `bilinear`.
+        dtype: of the weights.
     """
 
     name: str
@@ -61,6 +89,8 @@ class OpenClip:
     size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: str
+    dtype: torch.dtype
 
     def load(self) -> None:
         # open_clip's layers cannot compute with weights that are elsewhere.
@@ -74,44 +104,206 @@ class OpenClip:
         """images: (N, 3, height, width) in 0..1, of the tower's size -> (N, E), not normalised."""
         images = images.to(self.patcher.load_device, torch.float32)
         mean, std = (torch.tensor(value, device=images.device).view(-1, 1, 1) for value in (self.mean, self.std))
-        return self.patcher.model.encode_image((images - mean) / std).float()
+        return self.patcher.model.encode_image(((images - mean) / std).to(self.dtype)).float()
+
+    def kept(self, prompt: str) -> str:
+        """The words that are left of a prompt when the context ends: the prompt itself where it fits."""
+        full = self.tokenize([prompt])
+        if not torch.equal(full, self.tokenize([f"{prompt} and"])):
+            return prompt
+        words = prompt.split()
+        count = bisect_left(range(len(words)), True, key=lambda n: torch.equal(full, self.tokenize([" ".join(words[:n])])))
+        return " ".join(words[:count]) if count < len(words) else prompt
 
 
-def load(name: str, pretrained: str, architecture: str) -> OpenClip:
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is made of, known before anything of it is read or downloaded.
+
+    Attributes:
+        name: of the file or tag.
+        weights: None for a tag whose weights are not on disk.
+        config: open_clip's, of the architecture.
+        preprocess: open_clip's, as far as it is known: mean, std, interpolation.
+        pretrained: open_clip's entry for a tag; empty for a file.
+    """
+
+    name: str
+    weights: Path | None
+    config: dict
+    preprocess: dict
+    pretrained: dict
+
+    @property
+    def repository(self) -> tuple[str, tuple[str, ...]]:
+        """The Hub's repository of a tag, and the names its weights may have, the safe one first."""
+        repository, name = os.path.split(self.pretrained["hf_hub"])
+        constants = open_clip().constants
+        return repository, (f"{Path(name).stem}.safetensors", name) if name else (constants.HF_SAFE_WEIGHTS_NAME, constants.HF_WEIGHTS_NAME)
+
+    def check(self, download: bool) -> None:
+        """Raises ValueError unless all is on disk or may be downloaded, with the file that is missing and where to put it."""
+        if download:
+            return
+        if self.weights is None:
+            repository, names = self.repository
+            raise ValueError(
+                f"clip_name is {self.name}, a model to download, but download is off: switch it on, or put {names[0]} of {repository} "
+                f"on the Hugging Face Hub into models/{FOLDER}/{repository}."
+            )
+        for repository, what, name in self.on_hub():
+            if on_disk(repository, name) is None:
+                raise ValueError(
+                    f"clip {self.name} takes its {what} from {repository} on the Hugging Face Hub, but download is off: switch it on, or put "
+                    f"{name} and its other files into models/{FOLDER}/{repository}."
+                )
+
+    def on_hub(self) -> Iterator[tuple[str, str, str]]:
+        """Repository, kind and chief file of what the config names on the Hub."""
+        return ((self.config["text_cfg"][key], what, name) for key, what, name in HUB_SETTINGS if self.config["text_cfg"].get(key))
+
+
+def on_disk(repository: str, *names: str) -> Path | None:
+    """The first of these files of a repository of the Hugging Face Hub that is on disk. Asks no network.
+
+    The host's open_clip folders are searched for <repository>/<file> and for the Hub's cache layout, then the user's own Hub cache.
+    """
+    folders = folder_paths.get_folder_paths(FOLDER)
+    for name in names:
+        for path in (Path(folder) / repository / name for folder in folders):
+            if path.is_file():
+                return path
+        for cache in (*folders, None):
+            if isinstance(found := try_to_load_from_cache(repository, name, cache_dir=cache), str):
+                return Path(found)
+    return None
+
+
+def recipe(name: str) -> Recipe:
+    """Of a file in the open_clip folder or of one of open_clip's tags. Raises ValueError for a file that open_clip cannot place."""
+    library = open_clip()
+    if name in tags():
+        architecture, tag = name.split()
+        pretrained = library.get_pretrained_cfg(architecture, tag)
+        made = Recipe(name, None, library.get_model_config(architecture), pretrained, pretrained)
+        repository, names = made.repository
+        return Recipe(name, on_disk(repository, *names), made.config, made.preprocess, pretrained)
+    path = Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    return Recipe(name, path, *(config_beside(path) or config_by_name(path)), {})
+
+
+def config_beside(path: Path) -> tuple[dict, dict] | None:
+    """Architecture and preprocessing from <name>.json or, as the Hub's repositories have it, open_clip_config.json beside the weights."""
+    for beside in (path.with_suffix(".json"), path.with_name("open_clip_config.json")):
+        if not beside.exists():
+            continue
+        try:
+            content = json.loads(beside.read_text(encoding="utf-8"))
+            config = content.get("model_cfg", content)
+            lacking = [key for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)) if not isinstance(config.get(key), kind)]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"clip {path.name}: {beside.name} beside it is not an open_clip config: {error}.") from error
+        if lacking == ["text_cfg"]:
+            raise ValueError(no_text_tower(path.name))
+        if lacking:
+            raise ValueError(f"clip {path.name}: {beside.name} beside it is not an open_clip config, it lacks {' and '.join(lacking)}.")
+        return config, content.get("preprocess_cfg", {})
+    return None
+
+
+def config_by_name(path: Path) -> tuple[dict, dict]:
+    """Architecture and preprocessing of weights that are named by their architecture; the preprocessing where all its tags agree on it."""
+    library = open_clip()
+    config = library.get_model_config(path.stem)
+    if config is None:
+        raise ValueError(
+            f"clip {path.name} has no {path.stem}.json beside it, and {path.stem} is not an open_clip architecture: add the config or rename it."
+        )
+    known = [library.get_pretrained_cfg(path.stem, tag) for tag in library.list_pretrained_tags_by_model(path.stem)]
+    agreed = {tuple(cfg[key] for key in PREPROCESS) for cfg in known}
+    return config, known[0] if len(agreed) == 1 else {}
+
+
+def load(name: str, download: bool = False) -> OpenClip:
     """A model of open_clip as the host can hold it.
 
     Args:
-        name: to report.
-        pretrained: a weights file or one of open_clip's tags for this architecture.
-        architecture: one of open_clip's model names.
+        name: a file of the open_clip folder, with its open_clip config beside it or named by its architecture; or one of `tags()`.
+        download: whether what is not on disk may be fetched from the Hugging Face Hub, into `models/open_clip`.
+
+    Raises ValueError where something is missing, is not a CLIP or has no text tower.
     """
-    library = open_clip()
-    model = library.create_model(architecture, pretrained=pretrained, device="cpu").eval().requires_grad_(False)
-    if not hasattr(model, "encode_text"):
-        raise ValueError(f"clip {name} has no text tower, so it cannot compare pictures with a prompt: choose a CLIP with both.")
-    vision = model.visual
-    size = vision.image_size if isinstance(vision.image_size, tuple) else (vision.image_size, vision.image_size)
-    patcher = comfy.model_patcher.ModelPatcher(
-        model,
-        load_device=comfy.model_management.text_encoder_device(),
-        offload_device=comfy.model_management.text_encoder_offload_device(),
-    )
-    return OpenClip(name, patcher, library.get_tokenizer(architecture), size, tuple(vision.image_mean), tuple(vision.image_std))
+    made = recipe(name)
+    made.check(download)
+    weights = made.weights or Path(open_clip().download_pretrained(made.pretrained, cache_dir=str(home())))
+    architecture = register(with_local_files(made))
+    model = create(made, weights, architecture)
+    device = comfy.model_management.text_encoder_device()
+    dtype = dtype_on(device, sum(p.numel() for p in model.parameters()))
+    patcher = comfy.model_patcher.ModelPatcher(model.to(dtype), device, comfy.model_management.text_encoder_offload_device())
+    seen = model.visual.preprocess_cfg
+    size = seen["size"] if isinstance(seen["size"], tuple | list) else (seen["size"], seen["size"])
+    interpolation = "bilinear" if seen["interpolation"] == "bilinear" else "bicubic"
+    tokenize = open_clip().get_tokenizer(architecture)
+    return OpenClip(name, patcher, tokenize, tuple(size), tuple(seen["mean"]), tuple(seen["std"]), interpolation, dtype)
 
 
-def load_file(name: str, download: bool = False) -> OpenClip:
-    """A file of the open_clip folder, with its open_clip config (same name, .json) beside it or named by its architecture.
+def dtype_on(device: torch.device, parameters: int) -> torch.dtype:
+    """Half precision where the host says that the device likes it; fp16 before bf16, whose scores are eight times coarser."""
+    if comfy.model_management.should_use_fp16(device, model_params=parameters):
+        return torch.float16
+    if comfy.model_management.should_use_bf16(device, model_params=parameters):
+        return torch.bfloat16
+    return torch.float32
 
-    Raises ValueError for a file that open_clip cannot place, and for one that needs more from the Hugging Face Hub without `download`.
-    """
-    library = open_clip()
-    path = Path(folder_paths.get_full_path_or_raise(FOLDER, name))
-    if path.with_suffix(".json").exists():
-        library.add_model_config(path.with_suffix(".json"))
-    elif path.stem not in library.list_models():
-        raise ValueError(f"clip {name} has no {path.stem}.json beside it, and {path.stem} is not an open_clip architecture: add the config or rename it.")
-    text = library.get_model_config(path.stem)["text_cfg"]
-    needed = text.get("hf_tokenizer_name") or text.get("hf_model_name")
-    if needed and not download:
-        raise ValueError(f"clip {name} takes its tokenizer from {needed} on the Hugging Face Hub, but download is off: switch it on, or choose another.")
-    return load(name, str(path), path.stem)
+
+def with_local_files(made: Recipe) -> dict:
+    """The config with folders on disk in place of the Hub's repositories, so that open_clip itself fetches nothing."""
+    local = {}
+    for repository, _, name in made.on_hub():
+        found = on_disk(repository, name)
+        local[repository] = str(found.parent if found else snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.model"], cache_dir=str(home())))
+    return {**made.config, "text_cfg": {key: local.get(value, value) if isinstance(value, str) else value for key, value in made.config["text_cfg"].items()}}
+
+
+def register(config: dict) -> str:
+    """Makes a config known to open_clip, under a name of its own so that it cannot take the place of another; returns the name."""
+    library, text = open_clip(), json.dumps(config, sort_keys=True)
+    name = f"bld-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    if name not in library.list_models():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}.json"
+            path.write_text(text, encoding="utf-8")
+            library.add_model_config(path)
+    return name
+
+
+def create(made: Recipe, weights: Path, architecture: str) -> torch.nn.Module:
+    """The model with its weights, in float32 on the CPU. Raises ValueError with one sentence for weights that are not this CLIP's."""
+    preprocess = {key: made.preprocess[key] for key in PREPROCESS if key in made.preprocess}
+    try:
+        model = open_clip().create_model(architecture, pretrained=str(weights), force_preprocess_cfg=preprocess, device="cpu", weights_only=True)
+    except Exception as error:  # open_clip, torch, timm and safetensors raise all kinds for weights or configs that do not fit
+        raise ValueError(why_not(made.name, weights, error)) from error
+    return model.eval().requires_grad_(False)
+
+
+def why_not(name: str, weights: Path, error: Exception) -> str:
+    """One sentence for weights that could not be loaded."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if weights.suffix != ".safetensors":
+        return f"clip {name} was not loaded: {weights.name} is no safetensors file and holds more than plain weights, or others: {reason}"
+    try:
+        with safe_open(weights, "pt") as file:
+            keys = [key.removeprefix("module.") for key in file.keys()]
+    except Exception as unreadable:
+        return f"clip {name} cannot be read, {weights.name} is damaged: {unreadable}."
+    if not any(key.startswith("visual.") for key in keys):
+        return f"clip {name} is not a CLIP in open_clip's format: no weight is named visual.*, they are named like {min(keys, default='nothing')}."
+    if all(key.startswith(("visual.", "logit_", "text_decoder.")) for key in keys):
+        return no_text_tower(name)
+    return f"clip {name} does not fit its architecture, give it its own open_clip config or name: {reason}"
+
+
+def no_text_tower(name: str) -> str:
+    return f"clip {name} has no text tower, so it cannot compare pictures with a prompt: choose a CLIP with both."

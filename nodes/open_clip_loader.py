@@ -18,15 +18,15 @@ class OpenClipLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "clip_name",
-                    options=[*clip.files(), *clip.TAGS],
+                    options=[*clip.files(), *clip.tags()],
                     tooltip="A .safetensors of models/open_clip, with its open_clip config (same name, .json) beside it, or named by its architecture, "
-                    "such as ViT-B-16-quickgelu.safetensors; or one of open_clip's pretrained models. The paper: ViT-B-16-quickgelu openai.",
+                    f"such as ViT-B-16-quickgelu.safetensors; or one of open_clip's pretrained models. The paper: {clip.PAPER}.",
                 ),
                 io.Boolean.Input(
                     "download",
                     default=False,
                     advanced=True,
-                    tooltip="Lets open_clip fetch the pretrained model of that name from the Hugging Face Hub into its cache.",
+                    tooltip="Lets open_clip fetch what is not on disk from the Hugging Face Hub into models/open_clip. Off, nothing asks the network.",
                 ),
             ],
             outputs=[OpenClipType.Output(display_name="clip", tooltip="For Clip Rank Batch.")],
@@ -35,24 +35,16 @@ class OpenClipLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, clip_name: str | None, download: bool | None) -> bool | str:
         """Before anything runs: a batch that was drawn for nothing is worse than a refused prompt. Linked values are None here."""
-        if clip_name is None or clip_name in clip.files():
+        if clip_name is None:
             return True
-        if clip_name not in clip.TAGS:
+        if clip_name not in (*clip.files(), *clip.tags()):
             return f"clip_name is {clip_name}, which is neither in models/open_clip nor one of the pretrained models."
-        return True if download is None else refusal(clip_name, download) or True
+        try:
+            clip.recipe(clip_name).check(download is not False)
+        except (ValueError, ImportError) as error:
+            return str(error)
+        return True
 
     @classmethod
     def execute(cls, clip_name: str, download: bool = False) -> io.NodeOutput:
-        if clip_name not in clip.TAGS:
-            return io.NodeOutput(clip.load_file(clip_name, download))
-        if refused := refusal(clip_name, download):
-            raise ValueError(refused)
-        architecture, pretrained = clip_name.split()
-        return io.NodeOutput(clip.load(clip_name, pretrained, architecture))
-
-
-def refusal(tag: str, download: bool) -> str:
-    """Why a pretrained model is not fetched; empty if it may be."""
-    if download:
-        return ""
-    return f"clip_name is {tag}, a model to download, but download is off: switch it on, or put its weights into models/open_clip."
+        return io.NodeOutput(clip.load(clip_name, download))

@@ -1,19 +1,25 @@
-"""The ranking nodes with the real open_clip and the demo CLIP."""
+"""The node ClipRankBatch with the real open_clip and the demo CLIP."""
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 
+import comfy.model_management
+import numpy as np
 import open_clip
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from PIL import Image
 
+from blended_latent_diffusion.bld import ranking
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
 from conftest import ROOT
 
 FILE = "bld_demo_clip.safetensors"
+SCOPES = ("masked", "box", "whole")
+OFF = {"scope": "mix", "context": 0, "masked_weight": 0, "box_weight": 0, "whole_weight": 0}
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +27,28 @@ def clip(demo_pack):
     return OpenClipLoader.execute(FILE).args[0]
 
 
-def rank(clip, images, mask, prompt="a fox", **options):
+@pytest.fixture(scope="module")
+def direct():
+    """The demo CLIP as open_clip alone gives it: model, preprocessing (stretched, as the paper does it) and tokenizer."""
+    path = ROOT / "demo" / "models" / "open_clip" / FILE
+    open_clip.add_model_config(path.with_suffix(".json"))
+    model, _, preprocess = open_clip.create_model_and_transforms(path.stem, pretrained=str(path), image_resize_mode="squash")
+    return model.eval(), preprocess, open_clip.get_tokenizer(path.stem)
+
+
+def rank(clip, images, mask, prompt="a fox", scope=None, **options):
+    """The node's outputs for one batch, as the host calls it: every value in a list."""
+    given = {name: value if isinstance(value, list) else [value] for name, value in {"images": images, "mask": mask, **options}.items()}
+    if scope:
+        given["scope"] = {name: [value] for name, value in scope.items()}
     with torch.inference_mode():
-        return ClipRankBatch.execute(images, clip, prompt, mask, **options).args
+        return ClipRankBatch.execute(clip=[clip], prompt=[prompt], **given).args
+
+
+def by_index(clip, images, mask, **options):
+    """The scores in the order of the input."""
+    _, _, scores, order, _ = rank(clip, images, mask, **options)
+    return torch.tensor([score for _, score in sorted(zip(order, scores, strict=True))])
 
 
 @pytest.fixture
@@ -34,26 +59,32 @@ def images(edit):
     return torch.cat(views).movedim(1, -1)
 
 
-def test_masked_scores_are_a_direct_open_clip_computation(clip, edit, images):
+def test_masked_scores_are_a_direct_open_clip_computation(clip, edit, images, direct):
+    model, _, tokenize = direct
     _, _, scores, order, _ = rank(clip, images, edit.mask)
-    path = ROOT / "demo" / "models" / "open_clip" / FILE
-    open_clip.add_model_config(path.with_suffix(".json"))
-    model = open_clip.create_model(path.stem, pretrained=str(path)).eval()
-    size = model.visual.image_size
-    size = size if isinstance(size, tuple) else (size, size)
-    pixels = TF.resize((images * edit.mask[..., None]).movedim(-1, 1), list(size), TF.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+    pixels = TF.resize((images * edit.mask[..., None]).movedim(-1, 1), [96, 96], TF.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
     with torch.no_grad():
         image = model.encode_image(TF.normalize(pixels, model.visual.image_mean, model.visual.image_std), normalize=True)
-        text = model.encode_text(open_clip.get_tokenizer(path.stem)(["a fox"]), normalize=True)
+        text = model.encode_text(tokenize(["a fox"]), normalize=True)
     expected = (image @ text.T).flatten()
     assert torch.allclose(torch.tensor(scores), expected[order], atol=1e-5)
     assert scores == sorted(scores, reverse=True)
 
 
+def test_scores_are_what_open_clips_own_preprocessing_gives(clip, edit, images, direct):
+    """8-bit pictures of the model's size, so that PIL's rounding after its resize does not come in between."""
+    model, preprocess, tokenize = direct
+    bytes_ = (images[:, :96, :96] * edit.mask[:, :96, :96, None] * 255).round().byte()
+    with torch.no_grad():
+        pixels = torch.stack([preprocess(Image.fromarray(np.asarray(one))) for one in bytes_])
+        expected = model.encode_image(pixels, normalize=True) @ model.encode_text(tokenize(["a fox"]), normalize=True)[0]
+    assert torch.allclose(by_index(clip, bytes_ / 255, edit.mask[:, :96, :96]), expected, atol=1e-5)
+
+
 def test_everything_returned_is_in_step(clip, edit, images):
     samples = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 16, 16)
     latents = {"samples": samples, "noise_mask": samples[:, :1] / 10, "batch_index": [10, 11, 12, 13, 14]}
-    best, kept, scores, order, report = rank(clip, images, edit.mask, top_k=3, latents=latents)
+    (best,), (kept,), scores, order, report = rank(clip, images, edit.mask, top_k=3, latents=latents)
     assert len(order) == len(scores) == len(best) == len(kept["samples"]) == 3
     assert torch.equal(best, images[order])
     assert kept["samples"][:, 0, 0, 0].tolist() == order
@@ -63,41 +94,141 @@ def test_everything_returned_is_in_step(clip, edit, images):
     assert latents["samples"].shape[0] == 5, "the latents passed in are untouched"
 
 
+def test_masks_that_the_host_would_repeat_stay_with_their_latents(clip, edit, images):
+    latents = {"samples": torch.zeros(5, 4, 16, 16), "noise_mask": torch.tensor([0.1, 0.9]).view(2, 1, 1, 1).expand(2, 1, 16, 16)}
+    _, (kept,), _, order, _ = rank(clip, images, edit.mask, latents=latents)
+    assert kept["noise_mask"][:, 0, 0, 0].tolist() == pytest.approx([0.9 if index % 2 else 0.1 for index in order])
+
+
 def test_a_score_does_not_depend_on_its_batch(clip, edit, images):
     _, _, scores, order, _ = rank(clip, images, edit.mask)
     for score, index in zip(scores, order, strict=True):
         assert rank(clip, images[index : index + 1], edit.mask)[2][0] == pytest.approx(score, abs=1e-5)
 
 
-def test_a_negative_prompt_is_subtracted(clip, edit, images):
-    def by_index(**options):
-        _, _, scores, order, _ = rank(clip, images, edit.mask, **options)
-        return dict(zip(order, scores, strict=True))
+def test_a_batch_of_256_and_equal_pictures_in_their_order(clip, edit, images):
+    many = images[:4].repeat(64, 1, 1, 1)
+    (best,), _, scores, order, _ = rank(clip, many, edit.mask)
+    assert len(best) == 256 and sorted(order) == list(range(256))
+    groups = [order[start : start + 64] for start in range(0, 256, 64)]
+    assert all(group == sorted(group) and len({index % 4 for index in group}) == 1 for group in groups)
 
-    plain, other, both = by_index(), by_index(prompt="a pizza"), by_index(negative_prompt="a pizza")
-    assert all(both[i] == pytest.approx(plain[i] - other[i], abs=1e-5) for i in range(5))
+
+def test_a_list_of_pictures_of_mixed_sizes_is_ranked_together(clip, edit, images):
+    sizes = [(128, 128), (96, 128), (128, 64), (48, 48), (128, 128)]
+    pictures = [images[i : i + 1, :height, :width] for i, (height, width) in enumerate(sizes)]
+    masks = [edit.mask[:, :height, :width] for height, width in sizes]
+    latents = [{"samples": torch.full((1, 4, height // 8, width // 8), float(i))} for i, (height, width) in enumerate(sizes)]
+    best, kept, scores, order, _ = rank(clip, pictures, masks, latents=latents, top_k=4)
+    alone = [rank(clip, picture, mask)[2][0] for picture, mask in zip(pictures, masks, strict=True)]
+    assert scores == pytest.approx(sorted(alone, reverse=True)[:4], abs=1e-5)
+    assert [picture.shape for picture in best] == [pictures[index].shape for index in order]
+    assert all(torch.equal(picture, pictures[index]) for picture, index in zip(best, order, strict=True))
+    assert [latent["samples"].unique().tolist() for latent in kept] == [[float(index)] for index in order]
+
+
+def test_a_list_of_one_is_a_batch(clip, edit, images):
+    (best,), (latents,), scores, order, _ = rank(clip, images[:1], edit.mask)
+    assert torch.equal(best, images[:1]) and latents is None and len(scores) == 1 and order == [0]
+
+
+def test_a_negative_prompt_is_subtracted(clip, edit, images):
+    plain, other, both = (by_index(clip, images, edit.mask, **options) for options in ({}, {"prompt": "a pizza"}, {"negative_prompt": "a pizza"}))
+    assert torch.allclose(both, plain - other, atol=1e-5)
+
+
+def test_lettering_is_one_more_line_of_the_negative_prompt(clip, edit, images):
+    def against(**options):
+        return by_index(clip, images, edit.mask) - by_index(clip, images, edit.mask, **options)
+
+    with torch.inference_mode():
+        pizza, letters = (ranking.ensemble(clip.embed_text(texts)) for texts in (["a pizza"], list(ranking.LETTERING)))
+    share = float((pizza + letters).norm() / 2)
+    alone, both = against(against_lettering=True), against(against_lettering=True, negative_prompt="a pizza")
+    assert torch.allclose(both, (alone + against(negative_prompt="a pizza")) / 2 / share, atol=1e-5)
+    assert not torch.allclose(alone, both, atol=1e-4)
+
+
+def test_several_lines_order_as_the_mean_of_their_scores(clip, edit, images):
+    _, _, _, order, _ = rank(clip, images, edit.mask, prompt="a fox\n\na pizza ")
+    mean = by_index(clip, images, edit.mask) + by_index(clip, images, edit.mask, prompt="a pizza")
+    assert order == ranking.order(mean).tolist()
+
+
+def test_templates_average_phrases_with_the_prompt(clip, edit, images):
+    lines = "\n".join(phrase for (phrase,) in ranking.phrases("\n".join(t.format("a fox") for t in ranking.TEMPLATES["photo"])))
+    photo = by_index(clip, images, edit.mask, prompt_templates="photo")
+    assert torch.allclose(photo, by_index(clip, images, edit.mask, prompt=lines), atol=1e-5)
+    assert not torch.allclose(photo, by_index(clip, images, edit.mask), atol=1e-5)
 
 
 def test_a_mix_is_the_weighted_mean_of_its_scopes(clip, edit, images):
-    def by_index(**scope):
-        _, _, scores, order, _ = rank(clip, images, edit.mask, scope=scope)
-        return torch.tensor([score for _, score in sorted(zip(order, scores, strict=True))])
-
-    single = {name: by_index(scope=name, context=0.25) for name in ("masked", "box", "whole")}
-    mixed = by_index(scope="mix", context=0.25, masked_weight=1.0, box_weight=0.0, whole_weight=3.0)
+    single = {name: by_index(clip, images, edit.mask, scope={"scope": name, "context": 0.25}) for name in SCOPES}
+    scope = {"scope": "mix", "context": 0.25, "masked_weight": 1.0, "box_weight": 0.0, "whole_weight": 3.0}
+    mixed = by_index(clip, images, edit.mask, scope=scope)
     assert torch.allclose(mixed, 0.25 * single["masked"] + 0.75 * single["whole"], atol=1e-5)
     assert (single["masked"] - single["box"]).abs().max() > 1e-3
+
+
+def test_with_a_source_the_background_counts(clip, edit, images):
+    worse = images[:1].repeat(3, 1, 1, 1)
+    worse[1] = torch.where(edit.mask[0, ..., None] > 0, worse[1], worse[1] * 0.9)
+    worse[2] = torch.where(edit.mask[0, ..., None] > 0, worse[2], worse[2] * 0.5)
+    plain, real = (by_index(clip, worse, edit.mask, **options) for options in ({}, {"source": images[:1], "realism_weight": 2.0}))
+    errors = [float(((worse[i] - images[0])[edit.mask[0] == 0]).square().mean().sqrt()) for i in range(3)]
+    assert torch.allclose(plain - real, 2 * torch.tensor(errors), atol=1e-5) and errors[2] > errors[1] > errors[0] == 0
+    report = rank(clip, worse, edit.mask, source=images[:1], realism_weight=0.0)[4]
+    assert report.splitlines()[3:] == [f"candidate {i} against the source: background error {errors[i]:.4f}" for i in range(3)]
+
+
+def test_pictures_with_nan_come_last_and_are_named(clip, edit, images):
+    plain = by_index(clip, images, edit.mask)
+    images[1, 3, 3, 0], images[3, 0, 0, 2] = float("nan"), float("inf")
+    (best,), _, scores, order, report = rank(clip, images, edit.mask, source=edit.image, realism_weight=0.0)
+    assert order[3:] == [1, 3] and torch.isnan(torch.tensor(scores)[3:]).all() and len(best) == 5
+    assert torch.allclose(torch.tensor(scores[:3]), plain[order[:3]], atol=1e-6), "the others are not touched"
+    assert "5. candidate 3: nan" in report and "candidate 1 contains NaN or infinite values, so it comes last." in report
+    assert rank(clip, images, edit.mask, min_score=-99.0)[3] == order[:3]
+
+
+def test_a_prompt_longer_than_the_context_says_where_it_was_cut(clip, edit, images, caplog):
+    words = [f"fox {i}" for i in range(10, 60)]  # 3 tokens each: fox, and two digits
+    _, _, scores, order, report = rank(clip, images, edit.mask, prompt="a pizza\n" + " ".join(words), negative_prompt="a cat")
+    assert 'prompt was cut after "... fox 32 fox 33 fox 34": the clip reads no further.' in report
+    assert report.count("was cut") == 1 and report.splitlines()[-1] in caplog.text
+    assert rank(clip, images, edit.mask, prompt="a pizza\n" + " ".join(words[:25]), negative_prompt="a cat")[2:4] == (scores, order)
+    assert "was cut" not in rank(clip, images, edit.mask, prompt=" ".join(words[:25]))[4], "25 * 3 tokens, start and end fill it exactly"
+
+
+@pytest.mark.parametrize(
+    "options, sentence, count",
+    [
+        ({"top_k": 12}, "top_k is 12, but there are only 5 candidates.", 5),
+        ({"min_score": 50.0}, "no candidate reaches min_score 50: the best is returned all the same.", 1),
+        ({"min_score": -50.0, "top_k": 2}, "5 of 5 candidates reach min_score -50.", 2),
+    ],
+)
+def test_the_report_says_what_was_left_out(clip, edit, images, options, sentence, count):
+    (best,), _, scores, _, report = rank(clip, images, edit.mask, **options)
+    assert report.splitlines()[-1] == sentence and len(best) == len(scores) == count
 
 
 @pytest.mark.parametrize(
     "change, sentence",
     [
         ({"prompt": "  "}, "prompt is empty"),
-        ({"images": torch.full((1, 128, 128, 3), float("nan"))}, "images contains NaN"),
-        ({"scope": {"scope": "mix", "context": 0, "masked_weight": 0, "box_weight": 0, "whole_weight": 0}}, "all its weights are 0"),
+        ({"images": torch.zeros(0, 128, 128, 3)}, "images is empty, must hold at least one picture"),
+        ({"images": []}, "images is empty, must hold at least one picture"),
+        ({"images": torch.full((2, 128, 128, 3), float("nan"))}, "images contains NaN or infinite values in every picture"),
+        ({"images": torch.zeros(2, 128, 128, 1)}, r"images had shape \[1, 128, 128, 1\]"),
+        ({"scope": OFF}, "all its weights are 0"),
         ({"mask": torch.zeros(1, 64, 64)}, "mask is 64x64, but images are 128x128"),
+        ({"mask": [torch.zeros(1, 64, 64)] * 5}, "mask is 64x64, but images are 128x128"),
         ({"mask": torch.zeros(2, 128, 128)}, "mask has 2 in its batch, but images has 5"),
+        ({"source": torch.zeros(1, 128, 64, 3)}, "source is 64x128, but images are 128x128"),
+        ({"source": torch.zeros(3, 128, 128, 3)}, "source has 3 in its batch, but images has 5"),
         ({"latents": {"samples": torch.zeros(4, 4, 16, 16)}}, "latents has 4 in its batch, but images has 5"),
+        ({"top_k": [1, 2]}, "top_k comes as a list of 2, must be one for all images"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(clip, edit, images, change, sentence):
@@ -105,12 +236,13 @@ def test_bad_input_gets_one_clear_sentence(clip, edit, images, change, sentence)
         rank(clip, **({"images": images, "mask": edit.mask} | change))
 
 
-def test_nothing_is_downloaded_unless_asked(demo_pack):
-    with pytest.raises(ValueError, match="download is off: switch it on"):
-        OpenClipLoader.execute("ViT-B-16-quickgelu openai")
+def test_a_clip_that_gives_nan_is_refused(clip, edit, images):
+    with pytest.raises(ValueError, match="gives no finite embedding in torch.float32: its weights are damaged"):
+        rank(replace(clip, std=(0.0, 0.0, 0.0)), images, edit.mask)
 
 
-def test_without_open_clip_the_node_says_what_to_install(monkeypatch, demo_pack):
-    monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ImportError, match="pip install open_clip_torch"):
-        OpenClipLoader.execute(FILE)
+def test_cancel_is_heard_between_pictures(clip, edit, images):
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        rank(clip, images, edit.mask)
+    assert len(rank(clip, images, edit.mask)[2]) == 5
