@@ -1,4 +1,4 @@
-"""Masks: from picture size to latent size, and dilation in latent pixels (paper, sections 3.2 and 3.3)."""
+"""Masks: from picture size to latent size, from frames to latent frames, and dilation in latent pixels (paper, sections 3.2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,75 @@ RESIZE_MODES = ("max", "coverage", "area", "bilinear", "nearest")
 SHAPES = ("square", "disk")
 
 
+def as_encoded(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of a mask that is left in a latent of `size` (h, w): VAE Encode crops a picture in the middle to whole latent pixels.
+
+    A mask (B, H, W) is taken to have the picture's own size where one power of two, as every VAE's ratio is, makes the latent's
+    height and width of it, rounded down. Any other mask is a scaled one of the whole latent, and stays.
+
+    Raises ValueError where height to width is not that of the latent, give or take a latent pixel.
+    """
+    (height, width), (rows, columns) = mask.shape[-2:], size
+    if abs(height * columns - width * rows) > max(height, width) + max(rows, columns):
+        raise ValueError(
+            f"mask is {width}x{height}, which has not the shape of the latent, {columns}x{rows}: give the mask of the picture that the latent was made of."
+        )
+    ratio = 2 ** max(0, int(math.log2(min(height / rows, width / columns))))
+    if (height // ratio, width // ratio) != (rows, columns):
+        return mask
+    top, left = height % ratio // 2, width % ratio // 2
+    return mask[..., top : top + ratio * rows, left : left + ratio * columns]
+
+
+def video_frames(count: int, samples: int, frames: int, ratio: int | None) -> tuple[int, int]:
+    """How a batch of masks belongs to a video latent, whose first frame is one of the video and each further one `ratio` frames.
+
+    Args:
+        count: masks in the batch.
+        samples: videos in the latent.
+        frames: frames of each in the latent, 2 or more.
+        ratio: frames of the video to a latent frame, as 4 or 8; None where only the counts can tell.
+
+    Returns: (sets of masks: 1 or `samples`, masks to each latent frame but the first: 1 or the ratio).
+
+    Raises ValueError where the count is not one a latent frame or one a frame of the video, for all samples or for each.
+    """
+
+    def per_frame(masks: int) -> int | None:
+        # VAE Encode drops what is left at the end of the video and does not fill a latent frame.
+        if masks == frames:
+            return 1
+        if ratio:
+            return ratio if 1 + ratio * (frames - 1) <= masks <= ratio * frames else None
+        return (masks - 1) // (frames - 1) if masks > frames and (masks - 1) % (frames - 1) == 0 else None
+
+    readings = {sets: per_frame(count // sets) for sets in sorted({1, samples}) if count % sets == 0}
+    readings = {sets: masks for sets, masks in readings.items() if masks}
+    if len(readings) == 1 or (readings and ratio):
+        return next(iter(readings.items()))
+    video = f"{1 + ratio * (frames - 1)} to {ratio * frames}, one a frame of the video" if ratio else "one a frame of the video (then connect vae)"
+    raise ValueError(
+        f"mask has {count} frames, but latent has {frames}{f' in each of {samples} samples' if samples > 1 else ''}: "
+        f"give 1 for all, {frames}, or {video}{', for all samples or for each' if samples > 1 else ''}."
+    )
+
+
+def pool_frames(mask: Tensor, frames: int, ratio: int) -> Tensor:
+    """Frames of a video to causal latent frames by the largest value, so that a stroke on a single frame survives.
+
+    Latent frame 0 is mask frame 0, latent frame t is mask frames 1 + (t - 1)·ratio to t·ratio. What comes later is not in the latent.
+
+    Args:
+        mask: (B, F, h, w), F >= 1 + ratio·(frames - 1).
+        frames: of the latent, T.
+        ratio: mask frames to a latent frame, 1 or more.
+
+    Returns: (B, T, h, w).
+    """
+    first = mask[:, :1].expand(-1, ratio - 1, -1, -1)
+    return torch.cat([first, mask], 1)[:, : ratio * frames].unflatten(1, (frames, ratio)).amax(2)
+
+
 def overlap_weights(pixels: int, cells: int) -> Tensor:
     """The share of each of `cells` equal cells that each of `pixels` pixels covers.
 
@@ -26,6 +95,11 @@ def overlap_weights(pixels: int, cells: int) -> Tensor:
     return overlap.clamp(min=0) / ratio
 
 
+def spread_frames(latent_mask: Tensor, ratio: int) -> Tensor:
+    """The way back from `pool_frames`: each mask frame gets its latent frame. (B, T, h, w) -> (B, 1 + ratio·(T - 1), h, w)."""
+    return latent_mask.repeat_interleave(ratio, 1)[:, ratio - 1 :]
+
+
 def area(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """The painted share of every cell of a grid of `size` (h, w), in 0..1. mask: (B, H, W) -> (B, h, w)."""
     rows = overlap_weights(mask.shape[-2], size[0]).to(mask)
@@ -33,11 +107,17 @@ def area(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return (rows @ mask @ columns.T).clamp(0, 1)
 
 
-def coverage(mask: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """Cells of a grid of `size` (h, w) so that no paint sticks out of them by `threshold` of a cell or more.
+def _enlarged(latent_mask: Tensor, mask: Tensor) -> Tensor:
+    """Each pixel of `mask` (B, H, W) gets the value of the cell (B, h, w) that its centre is in."""
+    return F.interpolate(latent_mask[:, None], size=mask.shape[-2:], mode="nearest-exact")[:, 0]
 
-    A cell is on where its painted share reaches `threshold`, or where paint in it lies that far from every full cell. So the
-    edge of a blob is rounded to the nearest cell, while what no full cell fits into, as strokes, dots and spikes, is kept whole.
+
+def coverage(mask: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Cells of a grid of `size` (h, w) from which no paint sticks out by `threshold` of a cell or more.
+
+    A cell is on where its painted share reaches `threshold`, or where paint in it lies that far from every blob: the full cells,
+    and the cells around them whose share reaches `threshold`. So the edge of a blob is rounded to the nearest cell, while what no
+    full cell fits into, such as strokes and dots, is kept whole.
 
     Args:
         mask: (B, H, W) in 0..1; a pixel is painted from the value `threshold` up, so that a blurred edge grows no tail.
@@ -46,12 +126,14 @@ def coverage(mask: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Ten
     Returns: (B, h, w) of 0 and 1.
     """
     painted = ((mask > 0) & (mask >= threshold)).to(mask)
+    shares = area(painted, size)
+    # Sums of float32 products: a tie has to count.
+    enough = ((shares > 0) & (shares >= threshold - 1e-6)).to(mask)
     full = 1 - F.adaptive_max_pool2d(1 - painted, size)
-    near = F.interpolate(full[:, None], size=mask.shape[-2:], mode="nearest-exact")[:, 0]
-    near = _widen(near, *(max(0, math.ceil(threshold * pixels / cells) - 1) for pixels, cells in zip(mask.shape[-2:], size, strict=True)))
-    # Shares are sums of float32 products: a tie has to count.
-    enough = area(painted, size) >= max(threshold, 1e-6) - 1e-6
-    return torch.maximum(enough.to(mask), F.adaptive_max_pool2d(painted * (1 - near), size))
+    blob = torch.minimum(enough, _widen(full, 1, 1))
+    reach_y, reach_x = (max(0, math.ceil(threshold * pixels / cells - 1e-6) - 1) for pixels, cells in zip(mask.shape[-2:], size, strict=True))
+    near = _widen(_enlarged(blob, mask), reach_y, reach_x)
+    return torch.maximum(enough, F.adaptive_max_pool2d(painted * (1 - near), size))
 
 
 def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: float = 0.5) -> Tensor:
@@ -71,7 +153,8 @@ def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: fl
         case "max":
             return F.adaptive_max_pool2d(mask, size)
         case "coverage":
-            return coverage(mask, size, threshold)
+            # A few at a time, since the masks of a video are many and large.
+            return torch.cat([coverage(part, size, threshold) for part in mask.split(8)])
         case "area":
             return area(mask, size)
         case "bilinear":
@@ -81,10 +164,14 @@ def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: fl
     raise ValueError(f"mode was {mode!r}, must be one of {', '.join(RESIZE_MODES)}.")
 
 
+def to_latent(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: float = 0.5) -> Tensor:
+    """A mask of the picture, (B, H, W), for its latent of `size` (h, w): cropped as the picture was, see `as_encoded`, then `resize`."""
+    return resize(as_encoded(mask, size), size, mode, threshold)
+
+
 def kept(mask: Tensor, latent_mask: Tensor) -> Tensor:
     """The painted pixels (> 0) whose cell is on. mask: (B, H, W), latent_mask: (B, h, w). Returns: (B, H, W) of booleans."""
-    on = F.interpolate((latent_mask > 0).to(mask)[:, None], size=mask.shape[-2:], mode="nearest-exact")[:, 0]
-    return (mask > 0) & (on > 0)
+    return (mask > 0) & (_enlarged(latent_mask, mask) > 0)
 
 
 def dropped(mask: Tensor, latent_mask: Tensor) -> tuple[int, int]:
@@ -94,30 +181,44 @@ def dropped(mask: Tensor, latent_mask: Tensor) -> tuple[int, int]:
 
     Returns: (pixels, strokes).
     """
-    painted, left = mask > 0, kept(mask, latent_mask)
-    pixels = int((painted & ~left).sum())
-    if pixels == 0:
-        return 0, 0
-    strokes = 0
-    for one, rest in zip(painted.cpu().numpy(), left.cpu().numpy(), strict=True):
-        labels, count = scipy.ndimage.label(one, structure=scipy.ndimage.generate_binary_structure(2, 2))
-        strokes += count - np.count_nonzero(np.unique(labels[rest]))
+    pixels = strokes = 0
+    for one, small in zip(mask.split(1), latent_mask.split(1), strict=True):
+        painted, left = one > 0, kept(one, small)
+        lost = int((painted & ~left).sum())
+        if lost:
+            labels, count = scipy.ndimage.label(painted[0].cpu().numpy(), structure=scipy.ndimage.generate_binary_structure(2, 2))
+            strokes += count - np.count_nonzero(np.unique(labels[left[0].cpu().numpy()]))
+            pixels += lost
     return pixels, int(strokes)
+
+
+def _widest(mask: Tensor, reach: int, dim: int) -> Tensor:
+    """The largest value within `reach` places of each one along `dim`, -1 or -2, of a mask >= 0.
+
+    By doubling: maxima of 1, 2, 4 ... neighbours, so that the cost is that of log2(reach) additions. `max_pool2d` looks at every
+    neighbour and is slower on a CPU than reach² shifts of the mask are.
+    """
+    mask = F.pad(mask, (reach, reach) if dim == -1 else (0, 0, reach, reach))
+    seen, width = 1, 2 * reach + 1
+    while seen < width:
+        step = min(seen, width - seen)
+        rest = mask.shape[dim] - step
+        mask = torch.maximum(mask.narrow(dim, 0, rest), mask.narrow(dim, step, rest))
+        seen += step
+    return mask
 
 
 def _widen(mask: Tensor, reach_y: int, reach_x: int) -> Tensor:
     """The largest value within `reach_y` rows and `reach_x` columns of each pixel."""
     height, width = mask.shape[-2:]
-    reach_y, reach_x = min(reach_y, height - 1), min(reach_x, width - 1)
-    rows = F.max_pool2d(mask, (2 * reach_y + 1, 1), stride=1, padding=(reach_y, 0))
-    return F.max_pool2d(rows, (1, 2 * reach_x + 1), stride=1, padding=(0, reach_x))
+    return _widest(_widest(mask, min(reach_y, height - 1), -2), min(reach_x, width - 1), -1)
 
 
 def dilate(mask: Tensor, kernel: int, shape: str = "square") -> Tensor:
     """Grey dilation with an all-ones structuring element of an odd width of `kernel` latent pixels.
 
     For a binary mask this is `scipy.ndimage.binary_dilation` with np.ones((kernel, kernel)), or with the disk
-    dx² + dy² <= (kernel // 2)². Cost grows with `kernel`, not with its square.
+    dx² + dy² <= (kernel // 2)². Cost grows with log2(kernel), of a disk with kernel · log2(kernel), never with kernel².
 
     Args:
         mask: (B, h, w) in 0..1.

@@ -27,16 +27,19 @@ def _tile(mask: Tensor, caption: str) -> Image.Image:
     return tile
 
 
+def captions(schedule: MaskSchedule) -> list[str]:
+    """The part of the schedule that each stage covers."""
+    return [f"{start:.0%} to {end:.0%}" for start, end in pairwise([0.0, *schedule.ends, 1.0])]
+
+
 def stages_over_time(schedule: MaskSchedule) -> Tensor:
     """The masks of the first sample or frame that has paint, wide to thin in rows of 8, each with the part of the schedule it covers.
 
     Returns: an IMAGE, (1, H, W, 3) in 0..1.
     """
     shown = int((schedule.thin > 0).flatten(1).any(1).float().argmax())
-    edges = [0.0, *schedule.ends, 1.0]
-    tiles = [_tile(stage[shown], f"{start:.0%} to {end:.0%}") for stage, (start, end) in zip(schedule.masks, pairwise(edges), strict=True)]
-    rows = math.ceil(len(tiles) / COLUMNS)
-    sheet = Image.new("L", (TILE * min(len(tiles), COLUMNS), (TILE + CAPTION) * rows), 40)
+    tiles = [_tile(stage[shown], caption) for stage, caption in zip(schedule.masks, captions(schedule), strict=True)]
+    sheet = Image.new("L", (TILE * min(len(tiles), COLUMNS), (TILE + CAPTION) * math.ceil(len(tiles) / COLUMNS)), 40)
     for index, tile in enumerate(tiles):
         sheet.paste(tile, (index % COLUMNS * TILE, index // COLUMNS * (TILE + CAPTION)))
     return torch.from_numpy(np.array(sheet)).float().div(255)[None, ..., None].expand(-1, -1, -1, 3)

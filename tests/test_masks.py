@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import comfy.sd
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from bench import strokes
 from blended_latent_diffusion.bld import masks
 
 SIZES = [((64, 64), (8, 8)), ((96, 160), (6, 10)), ((100, 70), (12, 8)), ((61, 33), (7, 5))]
@@ -21,21 +23,6 @@ SIZES = [((64, 64), (8, 8)), ((96, 160), (6, 10)), ((100, 70), (12, 8)), ((61, 3
 
 def random_mask(height: int, width: int, seed: int = 0) -> torch.Tensor:
     return (torch.rand(2, height, width, generator=torch.Generator().manual_seed(seed)) > 0.7).float()
-
-
-def stroke(size: int, width: int, offset: int, kind: str) -> torch.Tensor:
-    """A (1, size, size) mask with one stroke of `width` pixels."""
-    y, x = np.mgrid[:size, :size]
-    match kind:
-        case "horizontal":
-            painted = (y >= offset) & (y < offset + width)
-        case "vertical":
-            painted = (x >= offset) & (x < offset + width)
-        case "diagonal":
-            painted = (x - y >= offset - size // 2) & (x - y < offset - size // 2 + width)
-        case "curved":
-            painted = np.abs(np.hypot(x - offset, y) - size / 2) < width / 2
-    return torch.from_numpy(painted.astype(np.float32))[None]
 
 
 @pytest.mark.parametrize("size, cells", SIZES)
@@ -58,13 +45,43 @@ def test_area_is_the_painted_share_of_each_cell(size, cells):
     assert torch.allclose(masks.resize(mask, cells, "area").double(), expected, atol=1e-6)
 
 
-def test_coverage_switches_on_at_its_threshold():
-    mask = torch.zeros(1, 16, 16)
-    mask[0, :4, :8] = 1
-    mask[0, :1, 8:] = 1
-    assert masks.resize(mask, (2, 2), "coverage", 0.5)[0].tolist() == [[1, 0], [0, 0]]
-    assert masks.resize(mask, (2, 2), "coverage", 0.1)[0].tolist() == [[1, 1], [0, 0]]
-    assert masks.resize(mask, (2, 2), "coverage", 0.0)[0].tolist() == [[1, 1], [0, 0]], "an unpainted cell is never masked"
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.75])
+@pytest.mark.parametrize("ratio", [8, 10, 16])
+def test_coverage_moves_a_straight_edge_by_the_painted_share(ratio, threshold):
+    edges = torch.arange(1, ratio + 1)
+    painted = (torch.arange(6 * ratio) < 3 * ratio + edges[:, None]).float()[:, None].expand(-1, 6 * ratio, -1)
+    on = [3 + (edge >= round(threshold * ratio, 6)) for edge in edges.tolist()]
+    assert masks.coverage(painted, (6, 6), threshold).sum(2).tolist() == [[cells] * 6 for cells in on]
+
+
+def test_coverage_of_no_threshold_is_any_paint_and_of_an_unpainted_cell_is_nothing():
+    mask = (torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(4)) > 0.98) * 0.01
+    assert torch.equal(masks.coverage(mask, (8, 8), 0), (masks.resize(mask, (8, 8), "max") > 0).float())
+    assert masks.coverage(torch.zeros(1, 64, 64), (8, 8), 0).max() == 0
+
+
+@given(hnp.arrays(np.bool_, st.tuples(st.integers(16, 64), st.integers(16, 64))), st.sampled_from([0.1, 0.25, 0.5, 0.8, 1.0]), st.integers(0, 4))
+def test_no_paint_sticks_out_of_a_coverage_mask_by_the_threshold(mask, threshold, thickness):
+    mask = scipy.ndimage.binary_dilation(mask & (np.arange(mask.size).reshape(mask.shape) % 97 == 0), iterations=thickness or 1)
+    cells = (mask.shape[0] // 8, mask.shape[1] // 8)
+    ratios = [pixels / count for pixels, count in zip(mask.shape, cells, strict=True)]
+    on = masks.coverage(torch.from_numpy(mask).float()[None], cells, threshold)
+    kept = masks.kept(torch.ones(1, *mask.shape), on)[0].numpy()
+    reach = [2 * max(0, math.ceil(threshold * ratio - 1e-6) - 1) + 1 for ratio in ratios]
+    assert not (mask & ~scipy.ndimage.binary_dilation(kept, np.ones(reach))).any()
+
+
+@pytest.mark.parametrize("ratio", [8, 16])
+def test_coverage_hardly_grows_a_blob(ratio):
+    disks = strokes.disks(ratio, 6)
+    assert 1 <= strokes.growth(disks, 32, "coverage") < 1.05 < 1.15 < strokes.growth(disks, 32, "max")
+
+
+def test_a_blurred_mask_has_the_coverage_of_the_hard_one_and_no_tail():
+    hard = strokes.disks(8, 6)
+    soft = torch.from_numpy(scipy.ndimage.gaussian_filter(hard.numpy(), (0, 20, 20)))
+    assert torch.equal(masks.coverage(soft, (32, 32)), masks.coverage((soft >= 0.5).float(), (32, 32)))
+    assert masks.coverage(soft, (32, 32)).mean() < 1.1 * hard.mean() < 2 * hard.mean() < masks.resize(soft, (32, 32), "max").gt(0.01).float().mean()
 
 
 @pytest.mark.parametrize("size, cells", SIZES)
@@ -83,15 +100,27 @@ def test_nearest_is_pils_nearest_bit_for_bit(size, cells):
     assert np.array_equal(masks.resize(mask, cells, "nearest").numpy(), expected)
 
 
-@pytest.mark.parametrize("kind", ["horizontal", "vertical", "diagonal", "curved"])
-@pytest.mark.parametrize("ratio", [8, 16])
-def test_max_keeps_every_thin_stroke(kind, ratio):
-    size, cells = 6 * ratio + 3, (6, 6)
-    for width in (1, 2, 4):
-        for offset in range(size - width):
-            mask = stroke(size, width, offset, kind)
-            if mask.any():
-                assert masks.dropped(mask, masks.resize(mask, cells, "max")) == (0, 0), (width, offset)
+@pytest.mark.parametrize("mode", ["max", "coverage"])
+@pytest.mark.parametrize("size", strokes.SIZES)
+@pytest.mark.parametrize("kind", strokes.KINDS)
+def test_every_thin_stroke_is_kept_whole_at_every_offset(kind, size, mode):
+    for width in strokes.WIDTHS:
+        trace, whole = strokes.survival(strokes.strokes(size, width, kind), mode)
+        assert len(whole) == size and trace.all() and whole.all(), f"{width} px: {int((~whole).sum())} of {size} cut"
+
+
+def test_the_strokes_of_the_benchmark_are_as_wide_as_they_say():
+    for width in strokes.WIDTHS:
+        assert strokes.strokes(35, width, "horizontal").sum((1, 2)).tolist() == [35 * width] * 35
+        assert torch.equal(strokes.strokes(35, width, "vertical"), strokes.strokes(35, width, "horizontal").mT)
+        across = strokes.strokes(35, width, "diagonal").sum(2) / 2**0.5
+        assert (across - width).abs().max() < 1
+
+
+@pytest.mark.parametrize("width, ratio, bilinear, nearest", [(1, 8, 0.25, 0.125), (6, 8, 0.875, 0.75), (4, 16, 0.3125, 0.25), (8, 32, 0.28125, 0.25)])
+def test_the_baselines_lose_as_many_strokes_as_is_known(width, ratio, bilinear, nearest):
+    drawn = strokes.strokes(strokes.CELLS * ratio, width, "vertical")
+    assert [float(strokes.survival(drawn, mode)[0].float().mean()) for mode in ("bilinear", "nearest")] == [bilinear, nearest]
 
 
 def test_dropped_counts_pixels_and_strokes_that_nearest_loses():
@@ -99,6 +128,100 @@ def test_dropped_counts_pixels_and_strokes_that_nearest_loses():
     mask[0, 0, :] = 1  # a row that no cell's centre touches
     mask[0, 36, 10:36] = 1  # a row of centres, whose last four pixels end before the centre of their cell
     assert masks.dropped(mask, masks.resize(mask, (8, 8), "nearest")) == (64 + 4, 1)
+
+
+def encoder(ratio: int) -> comfy.sd.VAE:
+    """A VAE of the host with all that its cropping looks at, and no weights."""
+    vae = comfy.sd.VAE.__new__(comfy.sd.VAE)
+    vae.crop_input, vae.downscale_ratio, vae.output_channels = True, ratio, 1
+    return vae
+
+
+@pytest.mark.parametrize("ratio", [4, 8, 16, 32])
+@pytest.mark.parametrize("height, width", [(517, 517), (512, 519), (100, 70), (129, 255), (384, 512)])
+def test_a_mask_of_the_pictures_size_is_cropped_as_the_host_crops_the_picture(height, width, ratio):
+    mask = torch.rand(2, height, width, generator=torch.Generator().manual_seed(5))
+    expected = encoder(ratio).vae_encode_crop_pixels(mask[..., None])[..., 0]
+    size = (height // ratio, width // ratio)
+    assert torch.equal(masks.as_encoded(mask, size), expected)
+    assert torch.equal(masks.to_latent(mask, size, "bilinear"), masks.resize(expected, size, "bilinear"))
+
+
+@pytest.mark.parametrize("height, width", [(384, 512), (96, 128), (600, 800), (75, 100), (150, 201), (48, 64), (24, 32), (191, 256)])
+def test_a_mask_of_another_size_is_scaled_whole(height, width):
+    mask = torch.rand(1, height, width)
+    assert torch.equal(masks.as_encoded(mask, (48, 64)), mask)
+
+
+@pytest.mark.parametrize("height, width", [(512, 512), (512, 384), (384, 500), (64, 48), (1, 512)])
+def test_a_mask_of_another_shape_is_refused_with_both_sizes(height, width):
+    with pytest.raises(ValueError, match=f"mask is {width}x{height}, which has not the shape of the latent, 64x48"):
+        masks.to_latent(torch.zeros(1, height, width), (48, 64))
+
+
+@pytest.mark.parametrize("ratio", [1, 4, 8])
+def test_latent_frames_take_their_video_frames_by_maximum(ratio):
+    frames = 4
+    mask = torch.rand(2, 1 + ratio * (frames - 1), 3, 5, generator=torch.Generator().manual_seed(6))
+    pooled = masks.pool_frames(mask, frames, ratio)
+    assert pooled.shape == (2, frames, 3, 5)
+    assert torch.equal(pooled[:, 0], mask[:, 0])
+    for frame in range(1, frames):
+        assert torch.equal(pooled[:, frame], mask[:, 1 + (frame - 1) * ratio : frame * ratio + 1].amax(1))
+
+
+@pytest.mark.parametrize("ratio", [4, 6, 8])
+def test_what_the_host_cuts_off_a_video_belongs_to_no_latent_frame(ratio):
+    """The host's own count of latent frames is that of `downscale_ratio` in comfy/sd.py: floor((frames + ratio - 1) / ratio)."""
+    for count in range(ratio + 1, 5 * ratio):
+        frames = math.floor((count + ratio - 1) / ratio)
+        assert masks.video_frames(count, 1, frames, ratio) == (1, ratio)
+        painted = torch.eye(count)[None, ..., None]
+        reached = masks.pool_frames(painted, frames, ratio)[0, ..., 0].argmax(0)[: 1 + ratio * (frames - 1)]
+        assert reached.tolist() == [math.ceil(frame / ratio) for frame in range(1 + ratio * (frames - 1))]
+        assert masks.pool_frames(painted, frames, ratio)[0, :, 1 + ratio * (frames - 1) :].sum() == 0
+
+
+@pytest.mark.parametrize("ratio", [1, 4])
+def test_each_video_frame_gets_its_latent_frame_back(ratio):
+    pooled = torch.arange(3.0).reshape(1, 3, 1, 1)
+    assert masks.spread_frames(pooled, ratio).flatten().tolist() == [0] + [1] * ratio + [2] * ratio
+
+
+@pytest.mark.parametrize(
+    "count, samples, frames, ratio, expected",
+    [
+        (5, 1, 5, None, (1, 1)),
+        (5, 2, 5, 4, (1, 1)),
+        (10, 2, 5, 4, (2, 1)),
+        (17, 1, 5, None, (1, 4)),
+        (17, 2, 5, None, (1, 4)),
+        (34, 2, 5, None, (2, 4)),
+        (34, 2, 5, 4, (2, 4)),
+        (20, 1, 5, 4, (1, 4)),
+        (9, 3, 3, 4, (1, 4)),
+    ],
+)
+def test_how_masks_belong_to_a_video(count, samples, frames, ratio, expected):
+    assert masks.video_frames(count, samples, frames, ratio) == expected
+
+
+@pytest.mark.parametrize(
+    "count, samples, frames, ratio, sentence",
+    [
+        (7, 1, 5, 4, "mask has 7 frames, but latent has 5: give 1 for all, 5, or 17 to 20, one a frame of the video"),
+        (21, 1, 5, 4, "mask has 21 frames, but latent has 5: "),
+        (16, 1, 5, 4, "mask has 16 frames"),
+        (4, 1, 5, None, "mask has 4 frames"),
+        (7, 1, 5, None, r"or one a frame of the video \(then connect vae\)"),
+        (18, 1, 5, None, "mask has 18 frames"),
+        (3, 2, 5, 4, "latent has 5 in each of 2 samples: .* for all samples or for each"),
+        (9, 3, 3, None, "mask has 9 frames, but latent has 3 in each of 3 samples"),
+    ],
+)
+def test_a_count_that_does_not_belong_to_the_video_is_refused(count, samples, frames, ratio, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        masks.video_frames(count, samples, frames, ratio)
 
 
 @given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.integers(0, 13))

@@ -1,0 +1,126 @@
+"""How often a thin stroke survives the way to latent size, and how the area of a blob fares; one table with the modes side by side.
+
+``python run.py bench strokes``, or this file with the ComfyUI tree on PYTHONPATH. Needs no model and draws no random numbers.
+Baselines: bilinear is what ComfyUI's samplers do, nearest is the authors' code.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: the tests import this, and ComfyUI has a `nodes` too
+
+from host.pack import make_importable, use_the_device_there_is  # noqa: E402
+
+use_the_device_there_is()
+make_importable()
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from blended_latent_diffusion.bld import masks  # noqa: E402
+
+CELLS = 4
+WIDTHS = (1, 2, 4, 6, 8)
+SIZES = tuple(CELLS * ratio + more for ratio in (8, 16, 32) for more in (0, 3))
+KINDS = ("horizontal", "vertical", "diagonal", "curved")
+RADII = (1.5, 3, 6, 12)
+
+
+def strokes(size: int, width: int, kind: str) -> Tensor:
+    """One stroke of `width` pixels at every offset of a square picture: (size, size, size) of 0 and 1.
+
+    What leaves the picture on one side comes in on the other, so that every offset counts once. Curved: a circle of the picture's width.
+    """
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    offset = torch.arange(size)[:, None, None]
+    match kind:
+        case "horizontal":
+            painted = (y - offset) % size < width
+        case "vertical":
+            painted = (x - offset) % size < width
+        case "diagonal":
+            painted = (((x - y - offset) % size + size / 2) % size - size / 2).abs() < width / 2**0.5
+        case "curved":
+            painted = (torch.hypot((x - offset).float(), y.float()) - size / 2).abs() < width / 2
+    return painted.float()
+
+
+def survival(mask: Tensor, mode: str) -> Tensor:
+    """For each mask of a batch whether it leaves a trace, and whether every painted pixel has its cell on: (2, B) of booleans."""
+    small = masks.resize(mask, (CELLS, CELLS), mode)
+    whole = masks.kept(mask, small) == (mask > 0)
+    return torch.stack([(small > 0).flatten(1).any(1), whole.flatten(1).all(1)])
+
+
+def disks(ratio: int, radius: float) -> Tensor:
+    """Disks of `radius` latent pixels, at 16 places between the corners of a latent pixel: (16, 32 · ratio, 32 · ratio)."""
+    axis = torch.arange(32 * ratio) + 0.5
+    places = torch.cartesian_prod(*[torch.arange(4) / 4 * ratio + 16 * ratio] * 2)
+    return torch.stack([(torch.hypot(axis[:, None] - y, axis[None] - x) < radius * ratio).float() for y, x in places])
+
+
+def growth(mask: Tensor, cells: int, mode: str) -> float:
+    """The masked share of the latent over the painted share of the picture; 1 is neither grown nor shrunk."""
+    return float(masks.resize(mask, (cells, cells), mode).mean() / mask.mean())
+
+
+def rows() -> Iterator[str]:
+    """The lines of the table."""
+    yield f"{'':14} {'pixels to a':>11} {'width':>6}" + "".join(f"{mode:>16}" for mode in masks.RESIZE_MODES)
+    yield f"{'stroke':14} {'latent pixel':>11} {'px':>5}" + "    trace  whole" * len(masks.RESIZE_MODES)
+    for kinds in (KINDS[:2], *((kind,) for kind in KINDS[2:])):
+        for size in SIZES:
+            for width in WIDTHS:
+                drawn = torch.cat([strokes(size, width, kind) for kind in kinds])
+                shares = (survival(drawn, mode).float().mean(1).tolist() for mode in masks.RESIZE_MODES)
+                name = kinds[0] if len(kinds) == 1 else "axis-aligned"
+                yield f"{name:14} {size / CELLS:11g} {width:6}" + "".join(f"{trace:9.1%}{whole:7.1%}" for trace, whole in shares)
+    yield ""
+    yield "disk: masked share of the latent over painted share of the picture"
+    for ratio in (8, 16):
+        for radius in RADII:
+            grown = [growth(disks(ratio, radius), 32, mode) for mode in masks.RESIZE_MODES]
+            yield f"{f'radius {radius:g}':14} {ratio:11} {'':6}" + "".join(f"{value:16.3f}" for value in grown)
+
+
+def shifted(mask: Tensor, kernel: int) -> Tensor:
+    """Square dilation by kernel² shifts, the baseline of `masks.dilate`."""
+    height, width = mask.shape[-2:]
+    wide = F.pad(mask, [kernel // 2] * 4)
+    result = mask.clone()
+    for y in range(kernel):
+        for x in range(kernel):
+            torch.maximum(result, wide[..., y : y + height, x : x + width], out=result)
+    return result
+
+
+def seconds(call: Callable[..., Tensor], *arguments: object) -> float:
+    start = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - start
+
+
+def dilation(kernel: int) -> str:
+    """How the time of a dilation at video size compares with kernel² shifts; both run in turn, the best of five counts."""
+    mask = torch.zeros(81, 90, 160)
+    mask[:, ::7, ::11] = 1
+    ours, theirs = (min(times) for times in zip(*((seconds(masks.dilate, mask, kernel), seconds(shifted, mask, kernel)) for _ in range(5)), strict=True))
+    return f"dilation of 81 latent frames of 160x90, kernel {kernel}: {ours / theirs:.3f} times the time of {kernel}² shifts"
+
+
+def main() -> None:
+    start = time.monotonic()
+    with torch.inference_mode():
+        for row in rows():
+            print(row)
+        print(dilation(15))
+    print(f"trace: any latent pixel of the stroke is on; whole: all are. {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
