@@ -37,7 +37,7 @@ class PruneCandidates(io.ComfyNode):
                 io.Float.Input(
                     "interval", default=0.1, min=0.01, max=0.99, step=0.01, advanced=True, tooltip="Share of the schedule from one round to the next."
                 ),
-                io.Int.Input("at_least", default=1, min=1, max=256, advanced=True, tooltip="Candidates that are never fallen below: of how many you want to see."),
+                io.Int.Input("at_least", default=1, min=1, max=256, advanced=True, tooltip="So many candidates go on whatever keep says."),
                 io.Combo.Input(
                     "scope", options=list(ranking.SCOPES), default="box", advanced=True, tooltip="What CLIP is shown, as in CLIP Rank Batch."
                 ),
@@ -74,4 +74,4 @@ class PruneCandidates(io.ComfyNode):
             return similarity(list(pictures), [mask[0]] * len(pictures), clip, wanted, [], {scope: 1.0}, CONTEXT)
 
         shares = tuple(share for share in (start + interval * one for one in range(rounds)) if share < 1)
-        return io.NodeOutput(Pruning(score, vae.decode, shares, keep, at_least))
+        return io.NodeOutput(Pruning(score, lambda z: vae.decode(z).flatten(0, -4), shares, keep, at_least))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..bld import ranking
 from ..bld.blending import keep_background
-from .sampling import stage_of_call
+from .sampling import bring_back, stage_of_call
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,7 @@ class Race:
             z = self.guider.inner_model.process_latent_out(predictions[self.alive.to(predictions.device)].float())
             best = ranking.order(self.pruning.score(self.pruning.decode(z)))
             self.alive = self.alive[best[:left].sort().values]
+            bring_back(self.guider.model_patcher, self.guider.conds, predictions.shape)
 
 
 @contextmanager
