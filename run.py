@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent
 if sys.version_info < (3, 10):  # noqa: UP036 - the one file that an older Python gets to read
     sys.exit("Python 3.10 or newer is needed; this is {}.{}.".format(*sys.version_info))
 
-from host import HostError  # noqa: E402
+from host import HostError, exit_status  # noqa: E402
 from host.browser import find_browser  # noqa: E402
 from host.provision import Builder, Host, cache_root, existing  # noqa: E402
 
@@ -26,14 +26,7 @@ def main() -> int:
     options, rest = parser().parse_known_args()
     if rest and options.command not in ("test", "bench"):
         parser().error(f"unknown argument: {rest[0]}")
-    try:
-        return options.call(options, rest)
-    except HostError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
+    return exit_status(options.call, options, rest)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from host import HostError
+from host import HostError, exit_status
 from host.browser import open_for_user
 from host.client import Client, Event, Run
 from host.provision import Host
@@ -34,15 +34,7 @@ def main() -> int:
     """Run the demo; returns the exit status."""
     options = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        demo(options)
-    except HostError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(demo, options)
 
 
 def parse() -> argparse.Namespace:

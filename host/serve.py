@@ -6,9 +6,10 @@ import json
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from host import HostError
+from host import HostError, exit_status
 from host.browser import open_for_user
 from host.demo import INPUTS
 from host.provision import Host, cache_root, free_folder
@@ -25,14 +26,7 @@ def main() -> int:
     parser.add_argument("--overlay", type=Path)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        serve(Host(Path(sys.executable), options.comfyui, options.overlay))
-    except HostError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.")
-    return 0
+    return exit_status(serve, Host(Path(sys.executable), options.comfyui, options.overlay))
 
 
 def serve(host: Host) -> None:
@@ -41,7 +35,8 @@ def serve(host: Host) -> None:
     with free_folder(cache_root() / "serve") as base:
         copy_examples(base)
         start_blank(base)
-        with Server(host, inputs=[INPUTS], base=base, offline=False) as server:
+        # Ctrl-C is how serving is meant to end.
+        with Server(host, inputs=[INPUTS], base=base, offline=False) as server, suppress(KeyboardInterrupt):
             show(server)
 
 

@@ -15,6 +15,7 @@ from ..bld.schedule import MaskSchedule, constant, route
 from .background import WHOLE_BATCH_SAMPLERS, blending_sampler
 from .candidates import in_chunks, of_rows, progress, that_fit
 from .checks import as_mask, as_samples
+from .latent_mask import of_latent, sets_of_frames
 from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
 from .pruning import Pruning, Race
 from .sampling import as_schedule, fitted, noise_mask, with_schedule
@@ -157,8 +158,7 @@ class BlendedLatentKSampler(io.ComfyNode):
                 cfg,
                 blending_sampler(sampler_name, of_seeds, draws, background_noise == EVERY_STEP, resample_steps, race),
                 sigmas,
-                of_rows(positive, of_chunk, len(source), chunk, len(rows)),
-                of_rows(negative, of_chunk, len(source), chunk, len(rows)),
+                *of_rows([positive, negative], of_chunk, len(source), chunk, len(rows)),
                 source[of_chunk],
                 callback=callback(chunk),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
@@ -183,15 +183,17 @@ def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSc
     """
     if mask is not None and schedule is not None and not both:
         raise ValueError("mask and mask_schedule are both connected: disconnect mask, since the schedule already holds it.")
-    if mask is not None:
-        mask = as_mask(mask)
-    elif "noise_mask" in latent:
-        mask = as_mask(latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:]), "latent_image's noise_mask")
-    if schedule is None and mask is None:
-        return None, None
+    name = "mask" if mask is not None else "latent_image's noise_mask"
+    if mask is None and "noise_mask" in latent:
+        mask = latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:])
+    mask = mask if mask is None else as_mask(mask, name)
     if schedule is not None:
         return mask, fitted(as_schedule(schedule), source)
-    return mask, fitted(constant(masks.resize(mask, tuple(source.shape[-2:]))), source, "mask")
+    if mask is None:
+        return None, None
+    sets = sets_of_frames(len(mask), latent | {"samples": source}, name=name, of="latent_image")
+    small = of_latent(masks.as_encoded(mask, tuple(source.shape[-2:])), source, *sets)
+    return mask, fitted(constant(small.flatten(0, 1)), source, name)
 
 
 def levels(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, denoise: float) -> Tensor:

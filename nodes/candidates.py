@@ -8,23 +8,36 @@ from collections.abc import Callable
 import comfy.model_management
 import latent_preview
 import torch
+from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 
-def of_rows(conditioning: list, rows: list[int], sources: int, chunk: list[int], total: int) -> list:
-    """The conditioning of a chunk of the candidates. The host would give a batch of prompts to each chunk from its start.
+def of_rows(conditionings: list[list], rows: list[int], sources: int, chunk: list[int], total: int) -> list[list]:
+    """The conditionings of a chunk of the candidates. The host would give a batch of prompts or hints to each chunk from its start.
 
     rows: for each candidate of the chunk its source. What is batched as the sources or as all candidates is picked accordingly;
     the rest, and what is the same for all, stays.
     """
+    # The host runs prompts together only where they share the very same ControlNet.
+    controls: dict[int, ControlBase] = {}
 
     def pick(value):
+        if isinstance(value, ControlBase):
+            if id(value) not in controls:
+                controls[id(value)] = of_control(value)
+            return controls[id(value)]
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
             return value
         return value[chunk] if len(value) == total else value[rows] if len(value) == sources else value
 
-    return [[pick(cond), {key: pick(value) for key, value in options.items()}] for cond, options in conditioning]
+    def of_control(control: ControlBase) -> ControlBase:
+        picked = control.copy()
+        picked.cond_hint_original = pick(control.cond_hint_original)
+        picked.extra_concat_orig = [pick(value) for value in control.extra_concat_orig]
+        return picked.set_previous_controlnet(pick(control.previous_controlnet))
+
+    return [[[pick(cond), {key: pick(value) for key, value in options.items()}] for cond, options in conditioning] for conditioning in conditionings]
 
 
 def that_fit(model: ModelPatcher, source: Tensor, count: int) -> int:

@@ -7,7 +7,8 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bld import masks
-from .checks import as_mask, as_samples, check_batch
+from .checks import as_mask, as_samples
+from .latent_mask import of_latent, sets_of_frames
 from .sampling import noise_mask
 from .types import CATEGORY
 
@@ -67,29 +68,15 @@ class LatentMaskResize(io.ComfyNode):
     ) -> io.NodeOutput:
         mask = as_mask(mask)
         samples = as_samples(latent)
-        sets, ratio = cls.sets_of_frames(len(mask), latent, vae)
+        sets, ratio = sets_of_frames(len(mask), latent, vae)
         if invert:
             mask = 1 - mask
-        size, frames = tuple(samples.shape[-2:]), samples.shape[2] if samples.ndim == 5 else 1
-        part = masks.as_encoded(mask, size)
-        small = masks.resize(part, size, mode, threshold).unflatten(0, (sets, -1))
-        small = masks.pool_frames(small, frames, ratio) if small.shape[1] > 1 else small.expand(-1, frames, -1, -1)
+        part = masks.as_encoded(mask, tuple(samples.shape[-2:]))
+        small = of_latent(part, samples, sets, ratio, mode, threshold)
         report = cls.report(mask, part.unflatten(0, (sets, -1)), small, ratio, mode)
         small = small.flatten(0, 1)
         masked = {**latent, "noise_mask": noise_mask(small, samples)}
         return io.NodeOutput(small, masked, report, ui=ui.PreviewMask(small))
-
-    @staticmethod
-    def sets_of_frames(count: int, latent: dict, vae: VAE | None) -> tuple[int, int]:
-        """How `count` masks belong to the latent, as in `masks.video_frames`; beside a picture each mask is a set of its own."""
-        samples = latent["samples"]
-        if samples.ndim == 4 or samples.shape[2] == 1:
-            check_batch(count, len(samples), "mask", "latent")
-            return count, 1
-        if count == 1:
-            return 1, 1
-        ratio = latent.get("downscale_ratio_temporal") or (vae.temporal_compression_decode() if vae else None)
-        return masks.video_frames(count, len(samples), samples.shape[2], ratio)
 
     @staticmethod
     def report(mask: Tensor, part: Tensor, small: Tensor, ratio: int, mode: str) -> str:

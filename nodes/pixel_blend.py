@@ -84,6 +84,6 @@ def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask
         raise ValueError(f"pixels have {len(pixels)} frames, but the latent is of a video of {frames}.")
     pixels = pixels.unflatten(0, (-1, frames))
     check_batch(len(pixels), len(samples), "pixels", "latent_image")
-    mask = masks.resize(mask, (height, width), "nearest")
+    mask = masks.resize(masks.as_encoded(mask, samples.shape[-2:]), (height, width), "nearest")
     mask = mask.unflatten(0, (-1, frames)) if len(mask) % frames == 0 else mask[:, None]
     return PixelBlend(vae, pixels, mask[..., None], 1 - share)

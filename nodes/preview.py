@@ -13,17 +13,18 @@ from torch import Tensor
 from ..bld.schedule import MaskSchedule
 
 TILE = 160
+GAP = 3
 CAPTION = 22
 COLUMNS = 8
 
 
 def _tile(mask: Tensor, caption: str) -> Image.Image:
     picture = Image.fromarray((mask.clamp(0, 1).cpu().numpy() * 255).astype(np.uint8))
-    scale = TILE / max(picture.size)
+    scale = (TILE - 2 * GAP) / max(picture.size)
     picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.NEAREST)
-    tile = Image.new("L", (TILE, TILE + CAPTION), 40)
-    tile.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
-    ImageDraw.Draw(tile).text((TILE // 2, TILE + CAPTION // 2), caption, fill=230, anchor="mm", font=ImageFont.load_default(13))
+    tile = Image.new("L", (TILE, picture.height + 2 * GAP + CAPTION), 70)
+    tile.paste(picture, ((TILE - picture.width) // 2, GAP))
+    ImageDraw.Draw(tile).text((TILE // 2, tile.height - CAPTION // 2), caption, fill=230, anchor="mm", font=ImageFont.load_default(13))
     return tile
 
 
@@ -39,7 +40,8 @@ def stages_over_time(schedule: MaskSchedule) -> Tensor:
     """
     shown = int((schedule.thin > 0).flatten(1).any(1).float().argmax())
     tiles = [_tile(stage[shown], caption) for stage, caption in zip(schedule.masks, captions(schedule), strict=True)]
-    sheet = Image.new("L", (TILE * min(len(tiles), COLUMNS), (TILE + CAPTION) * math.ceil(len(tiles) / COLUMNS)), 40)
+    width, height = tiles[0].size
+    sheet = Image.new("L", (width * min(len(tiles), COLUMNS), height * math.ceil(len(tiles) / COLUMNS)), 70)
     for index, tile in enumerate(tiles):
-        sheet.paste(tile, (index % COLUMNS * TILE, index // COLUMNS * (TILE + CAPTION)))
+        sheet.paste(tile, (index % COLUMNS * width, index // COLUMNS * height))
     return torch.from_numpy(np.array(sheet)).float().div(255)[None, ..., None].expand(-1, -1, -1, 3)

@@ -6,7 +6,6 @@ Only the sizes are ours. Noise schedules, latent formats, extra conditions and t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any

@@ -9,13 +9,13 @@ import comfy.patcher_extension
 import nodes as host_nodes
 import pytest
 import torch
+from families import FAMILIES, Loaded, load
 from torch import Tensor
 
 from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
-from families import FAMILIES, Loaded, load
 
 SEED, STEPS, CFG = 5, 4, 2.0
 VIDEO = [name for name, family in FAMILIES.items() if len(family.latent) == 4 and family.latent[1] > 1]

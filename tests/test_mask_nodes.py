@@ -189,8 +189,8 @@ def tiles(schedule, count: int) -> list[torch.Tensor]:
     """The masks in the preview, without their captions, in rows of 8."""
     picture = stages_over_time(schedule)[0, ..., 0]
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
-    assert picture.shape == (rows * (TILE + CAPTION), columns * TILE)
-    whole = picture.reshape(rows, TILE + CAPTION, columns, TILE)[:, :TILE].transpose(1, 2).flatten(0, 1)
+    assert picture.shape[1] == columns * TILE
+    whole = picture.reshape(rows, -1, columns, TILE)[:, :-CAPTION].transpose(1, 2).flatten(0, 1)
     return list(whole[:count])
 
 

@@ -60,15 +60,39 @@ def test_coverage_of_no_threshold_is_any_paint_and_of_an_unpainted_cell_is_nothi
     assert masks.coverage(torch.zeros(1, 64, 64), (8, 8), 0).max() == 0
 
 
-@given(hnp.arrays(np.bool_, st.tuples(st.integers(16, 64), st.integers(16, 64))), st.sampled_from([0.1, 0.25, 0.5, 0.8, 1.0]), st.integers(0, 4))
-def test_no_paint_sticks_out_of_a_coverage_mask_by_the_threshold(mask, threshold, thickness):
-    mask = scipy.ndimage.binary_dilation(mask & (np.arange(mask.size).reshape(mask.shape) % 97 == 0), iterations=thickness or 1)
-    cells = (mask.shape[0] // 8, mask.shape[1] // 8)
-    ratios = [pixels / count for pixels, count in zip(mask.shape, cells, strict=True)]
-    on = masks.coverage(torch.from_numpy(mask).float()[None], cells, threshold)
-    kept = masks.kept(torch.ones(1, *mask.shape), on)[0].numpy()
-    reach = [2 * max(0, math.ceil(threshold * ratio - 1e-6) - 1) + 1 for ratio in ratios]
+def test_coverage_closes_a_gap_that_is_painted_by_its_share():
+    painted = torch.ones(8, 40, 40)
+    for width in range(8):
+        painted[width, :, 20 - width // 2 - width % 2 : 20 + width // 2] = 0
+    assert masks.coverage(painted, (5, 5))[:, 2, 2].tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.75])
+@pytest.mark.parametrize("ratio", [8, 10, 16])
+def test_coverage_keeps_a_spike_that_sticks_out_of_a_blob_by_the_threshold(ratio, threshold):
+    lengths = torch.arange(1, ratio + 1)
+    painted = torch.zeros(ratio, 6 * ratio, 6 * ratio)
+    painted[..., : 3 * ratio] = 1
+    painted[:, 4 * ratio] = (torch.arange(6 * ratio) < 3 * ratio + lengths[:, None]).float()
+    kept = masks.coverage(painted, (6, 6), threshold)[:, 4, 3].tolist()
+    assert kept == [length >= round(threshold * ratio, 6) for length in lengths.tolist()]
+
+
+RECTANGLES = st.lists(st.tuples(st.integers(0, 55), st.integers(1, 30), st.integers(0, 55), st.integers(1, 30)), max_size=4)
+
+
+@given(st.tuples(st.integers(20, 64), st.integers(20, 64)), RECTANGLES, st.integers(0, 3), st.sampled_from([0.1, 0.25, 0.5, 0.8, 1.0]))
+def test_no_paint_sticks_out_of_a_coverage_mask_by_the_threshold(size, rectangles, round_off, threshold):
+    mask = np.zeros(size, bool)
+    for top, height, left, width in rectangles:
+        mask[top : top + height, left : left + width] = True
+    mask = scipy.ndimage.binary_dilation(mask, iterations=round_off) if round_off else mask
+    painted, cells = torch.from_numpy(mask).float()[None], (size[0] // 8, size[1] // 8)
+    on = masks.coverage(painted, cells, threshold)
+    kept = masks.kept(torch.ones(1, *size), on)[0].numpy()
+    reach = [2 * max(0, math.ceil(threshold * pixels / count - 1e-6) - 1) + 1 for pixels, count in zip(size, cells, strict=True)]
     assert not (mask & ~scipy.ndimage.binary_dilation(kept, np.ones(reach))).any()
+    assert on[masks.area(painted, cells) > threshold + 1e-4].all() and not on[masks.area(painted, cells) == 0].any()
 
 
 @pytest.mark.parametrize("ratio", [8, 16])
@@ -147,7 +171,7 @@ def test_a_mask_of_the_pictures_size_is_cropped_as_the_host_crops_the_picture(he
     assert torch.equal(masks.to_latent(mask, size, "bilinear"), masks.resize(expected, size, "bilinear"))
 
 
-@pytest.mark.parametrize("height, width", [(384, 512), (96, 128), (600, 800), (75, 100), (150, 201), (48, 64), (24, 32), (191, 256)])
+@pytest.mark.parametrize("height, width", [(384, 512), (96, 128), (600, 800), (75, 100), (150, 201), (48, 64), (24, 32), (191, 256), (384, 520), (580, 772)])
 def test_a_mask_of_another_size_is_scaled_whole(height, width):
     mask = torch.rand(1, height, width)
     assert torch.equal(masks.as_encoded(mask, (48, 64)), mask)

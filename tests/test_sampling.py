@@ -331,7 +331,7 @@ def test_an_empty_mask_changes_nothing_and_a_full_one_everything(edit):
     [
         ({"mask": torch.full((1, 128, 128), float("nan"))}, "mask contains NaN"),
         ({"mask": torch.full((1, 128, 128), 2.0)}, "mask had values from 2 to 2, must be in 0..1"),
-        ({"mask": torch.zeros(3, 128, 128)}, "mask has 3 in its batch, but the latent has 1"),
+        ({"mask": torch.zeros(3, 128, 128)}, "mask has 3 in its batch, but latent_image has 1"),
         ({"latent_image": {}}, "latent_image holds no samples"),
         ({"latent_image": {"samples": torch.zeros(1, 64, 100)}}, "latent_image is an audio latent, must be a latent of pictures or of video"),
         ({"pixel_blend": 0.5}, "pixel_blend was 0.5, which needs vae and pixels and a mask: connect them, or set it to 0"),
@@ -352,3 +352,11 @@ def test_a_schedule_of_another_size_is_refused(edit):
     schedule = ProgressiveMaskDilate.execute(torch.ones(1, 8, 12)).args[0]
     with pytest.raises(ValueError, match="made for a latent of 12x8, but the latent is 16x16"):
         sample(edit, mask_schedule=schedule)
+
+
+def test_a_mask_of_an_uncropped_picture_is_cropped_as_its_latent_was(edit):
+    """133x133 pixels are encoded as the 128x128 in their middle."""
+    mask = torch.zeros(1, 133, 133)
+    mask[0, 2 + 40 : 2 + 48, 2 + 64 : 2 + 72] = 1
+    out = sample(edit, 1, mask=mask)
+    assert out["noise_mask"].sum() == 1 and out["noise_mask"][0, 0, 5, 8] == 1

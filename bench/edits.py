@@ -1,0 +1,272 @@
+"""How often an edit shows in a thin mask, and what it costs the background: the host's samplers and the pack's in one table.
+
+``python run.py bench edits [--quick] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+
+The pictures are held-out scenes, the prompts held-out wordings that name a kind of object which the picture does not show, the
+masks strokes of 2 to 16 pixels and blobs. All methods get the same pictures, prompts, masks, start noise, steps and guidance.
+Whether the kind shows is the stroke judge's word (demo/train/stroke_judge.py), which sees only the latent cells that the
+mask touches. Its thresholds come from the split ``calibrate``, its error and every edit here from other scenes.
+
+``BEST`` was chosen on edits of other scenes, masks and noises (``--development``), never on those of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from host.pack import make_importable, use_the_device_there_is  # noqa: E402
+
+use_the_device_there_is()
+make_importable()
+
+import numpy as np  # noqa: E402
+import scipy.stats  # noqa: E402
+import torch  # noqa: E402
+
+from blended_latent_diffusion.bld import metrics  # noqa: E402
+from demo.train import common, data, sampling, stroke_judge  # noqa: E402
+
+GROUPS = (*stroke_judge.WIDTHS, 0)
+TEST, DEVELOPMENT = 110000, 120000
+BATCH = 40
+PAPER: dict[str, Any] = {}
+BEST: dict[str, Any] = {}
+Model = tuple[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edit: held-out picture uint8 (128, 128, 3), mask bool (128, 128), width of the stroke in pixels (0: a blob), the kind that
+    the prompt names, and which kinds neither prompt nor picture show, bool (24,)."""
+
+    source: np.ndarray
+    mask: np.ndarray
+    width: int
+    kind: int
+    prompt: str
+    absent: np.ndarray
+
+
+def case(index: int) -> Case:
+    """Edit ``index``; its picture does not show its kind, and its wording was never trained."""
+    rng = np.random.default_rng((97, index))
+    scene = data.plan("test", index)
+    absent = ~np.isin(np.arange(len(data.KIND_NAMES)), [i.kind for i in scene.items])
+    kind = int(rng.choice(np.flatnonzero(absent)))
+    absent[kind] = False
+    wording = data.HELD_OUT_WORDINGS[int(rng.integers(len(data.HELD_OUT_WORDINGS)))].replace(" {b}", "")
+    width = GROUPS[index % len(GROUPS)]
+    prompt = wording.format(s=data.article(data.KIND_NAMES[kind]))
+    return Case(data.render(scene), stroke_judge.mask_of(rng, width), width, kind, prompt, absent)
+
+
+# ---------------------------------------------------------------- methods
+
+@dataclass(frozen=True)
+class Batch:
+    """What every method gets: source latents, masks (B, 128, 128), conditionings and the seed of the first edit."""
+
+    z: torch.Tensor
+    masks: torch.Tensor
+    positive: list
+    negative: list
+    seed: int
+
+
+def by_the_host(model: Any, batch: Batch) -> torch.Tensor:
+    """SetLatentNoiseMask, which keeps the mask at picture size, and KSampler, from the noise that the pack starts from."""
+    import comfy.sample
+
+    from blended_latent_diffusion.bld.blending import NoiseDraws
+
+    noise = NoiseDraws([batch.seed + i for i in range(len(batch.z))], tuple(batch.z.shape[1:])).draw()
+    return comfy.sample.sample(model, noise, sampling.STEPS, sampling.CFG, sampling.SAMPLER, sampling.SCHEDULER, batch.positive,
+                               batch.negative, batch.z, noise_mask=batch.masks[:, None], disable_pbar=True, seed=batch.seed)
+
+
+def by_differential_diffusion(model: Any, batch: Batch) -> torch.Tensor:
+    """The same with the host's DifferentialDiffusion, which reads the mask's resized values as the share of the steps that a place may change."""
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    return by_the_host(DifferentialDiffusion.execute(model).args[0], batch)
+
+
+def by_the_pack(model: Any, batch: Batch, mode: str = "max", sampler: dict[str, Any] | None = None, **shrinking: Any) -> torch.Tensor:
+    """LatentMaskResize, ProgressiveMaskDilate and BlendedLatentKSampler."""
+    from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+    from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+    from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
+
+    latent = {"samples": batch.z}
+    schedule = ProgressiveMaskDilate.execute(LatentMaskResize.execute(batch.masks, latent, mode=mode).args[0], **shrinking).args[0]
+    settings = {"steps": sampling.STEPS, "cfg": sampling.CFG, "sampler_name": sampling.SAMPLER, "scheduler": sampling.SCHEDULER} | (sampler or {})
+    return BlendedLatentKSampler.execute(model, batch.seed, positive=batch.positive, negative=batch.negative, latent_image=latent,
+                                         mask_schedule=schedule, chunk_size=len(batch.z), **settings).args[0]["samples"]
+
+
+BASELINE = "host: SetLatentNoiseMask"
+METHODS: dict[str, Callable[[Any, Batch], torch.Tensor]] = {
+    "source, not edited": lambda model, batch: batch.z,
+    BASELINE: by_the_host,
+    "host: DifferentialDiffusion": by_differential_diffusion,
+    "pack: no shrinking": lambda model, batch: by_the_pack(model, batch, stages=0),
+    "pack: the paper's shrinking": lambda model, batch: by_the_pack(model, batch, **PAPER),
+    "pack: best found": lambda model, batch: by_the_pack(model, batch, **BEST),
+}
+
+
+# ---------------------------------------------------------------- judging
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of N edits.
+
+    hit: the prompt's kind shows in the mask. other: how many of the kinds that are neither in the prompt nor in the picture the
+    judge claims to see, in 0..1. db: PSNR of the decoded picture against the source picture, and levels: mean absolute difference from
+    the decoded source, of 255, both without the masked latent cells and one cell around them. latent: largest difference of the
+    latent outside the masked cells.
+    """
+
+    hit: np.ndarray
+    other: np.ndarray
+    db: np.ndarray
+    levels: np.ndarray
+    latent: np.ndarray
+
+
+def judged(referee: tuple[stroke_judge.StrokeJudge, dict[int, float]], cases: list[Case], pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each case's kind shows in its mask, and the share of absent kinds that seem to: bool (N,), float (N,)."""
+    threshold = np.asarray([referee[1][c.width] for c in cases])[:, None]
+    seen = stroke_judge.shares(referee[0], pictures, np.stack([c.mask for c in cases])) > threshold
+    absent = np.stack([c.absent for c in cases])
+    return seen[np.arange(len(cases)), [c.kind for c in cases]], (seen & absent).sum(1) / absent.sum(1)
+
+
+def outcome(vae: Any, referee: Any, cases: list[Case], source: torch.Tensor, z: torch.Tensor) -> Outcome:
+    """The figures of one method's latents z, (N, 4, 16, 16)."""
+    masked = torch.from_numpy(stroke_judge.cells(np.stack([c.mask for c in cases])) > 0)[:, None].float()
+    near = stroke_judge.enlarge(torch.nn.functional.max_pool2d(masked, 3, 1, 1)[:, 0].numpy())
+    pictures = decode(vae, z)
+    hit, other = judged(referee, cases, pictures)
+    changed = np.abs(pictures.astype(np.float32) - decode(vae, source)).mean(-1)
+    db = [metrics.background_psnr(as_picture(a), as_picture(c.source), torch.from_numpy(m)[None]) for a, c, m in zip(pictures, cases, near, strict=True)]
+    return Outcome(hit, other, np.asarray(db), (changed * (near == 0)).sum((1, 2)) / (near == 0).sum((1, 2)),
+                   ((z - source).abs() * (1 - masked)).amax((1, 2, 3)).numpy())
+
+
+def decode(vae: Any, z: torch.Tensor) -> np.ndarray:
+    """uint8 pictures (N, 128, 128, 3), a batch at a time."""
+    return np.concatenate([sampling.decode(vae, part) for part in z.split(BATCH)])
+
+
+def as_picture(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 (H, W, 3) as the pack's metrics want it, (1, 3, H, W) in 0..1."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+
+
+def own_error(vae: Any, referee: Any, count: int) -> dict[int, dict[str, float]]:
+    """The judge on ideal edits of held-out scenes, by width of the stroke: how often it misses a kind that covers half of the painted
+    area, and how often it claims one that is not there."""
+    apart = stroke_judge.examples(vae, "test", stroke_judge.FIRST, count, GROUPS)
+    seen = stroke_judge.shares(referee[0], apart.pixels[apart.row], apart.masks)
+    return {w: stroke_judge.error(seen[apart.width == w], apart.shown[apart.width == w], referee[1][w]) for w in GROUPS}
+
+
+# ---------------------------------------------------------------- the table
+
+OUTSIDE = ("outside, dB", "levels", "latent")
+NOTES = """
+absent kinds: how often the judge claims one that neither prompt nor picture shows. outside: beyond one latent cell around the
+mask, PSNR against the source picture and mean change of 255 levels against the decoded source; latent: largest change of the latent outside the
+mask. pairs: edits that show here and not there, and the reverse (exact McNemar test). misses: of windows that a kind covers by half or
+more; claims: of the kinds that a window does not show."""
+
+def measure(count: int, first: int, judge_scenes: int) -> dict[str, Any]:
+    """All figures: the outcome of every method, by name, and the judge's own error, by width."""
+    from demo import loader
+
+    model, clip, vae = loader.load()
+    referee = stroke_judge.load()
+    cases = [case(first + i) for i in range(count)]
+    source = torch.cat([sampling.encode(vae, np.stack([c.source for c in cases[i:i + BATCH]])) for i in range(0, count, BATCH)])
+    batches = [Batch(source[i:i + BATCH], torch.from_numpy(np.stack([c.mask for c in cases[i:i + BATCH]])).float(),
+                     sampling.conditioning(clip, [c.prompt for c in cases[i:i + BATCH]]),
+                     sampling.conditioning(clip, [""] * len(cases[i:i + BATCH])), 10 * first + i) for i in range(0, count, BATCH)]
+    outcomes = {}
+    for name, draw in METHODS.items():
+        start = time.monotonic()
+        z = torch.cat([draw(model, batch) for batch in batches])
+        outcomes[name] = outcome(vae, referee, cases, source, z)
+        print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    return {"width": np.asarray([c.width for c in cases]), "outcomes": outcomes, "judge": own_error(vae, referee, judge_scenes)}
+
+
+def figures(measured: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The table: for each method its rates of success by width of the stroke, on all strokes and on blobs, and what it did elsewhere."""
+    width, rows = measured["width"], {}
+    for name, out in measured["outcomes"].items():
+        rows[name] = {group_name(w): float(out.hit[width == w].mean()) for w in GROUPS if w} | {
+            "strokes": float(out.hit[width > 0].mean()), "blobs": float(out.hit[width == 0].mean()), "absent kinds": float(out.other.mean()),
+            **dict(zip(OUTSIDE, (float(out.db.mean()), float(out.levels.mean()), float(out.latent.max())), strict=True))}
+    return rows
+
+
+def group_name(width: int) -> str:
+    return f"{width} px" if width else "blobs"
+
+
+def interval(hit: np.ndarray) -> str:
+    """A rate's 95 % interval (Wilson)."""
+    low, high = scipy.stats.binomtest(int(hit.sum()), len(hit)).proportion_ci(method="wilson")
+    return f"{low:.0%} to {high:.0%}"
+
+
+def against(hit: np.ndarray, baseline: np.ndarray) -> str:
+    """A paired comparison with the baseline: exact McNemar test."""
+    won, lost = int((hit & ~baseline).sum()), int((~hit & baseline).sum())
+    return f"+{won} -{lost}, p {scipy.stats.binomtest(won, won + lost).pvalue if won + lost else 1:.1g}"
+
+
+def show(measured: dict[str, Any]) -> None:
+    """Print the table and what its figures are worth."""
+    rows, width, outcomes = figures(measured), measured["width"], measured["outcomes"]
+    print(f"{'shown in the mask':30}" + "".join(f"{c:>13}" for c in next(iter(rows.values()))))
+    for name, row in rows.items():
+        print(f"{name:30}" + "".join(f"{v:13.3g}" if c in OUTSIDE else f"{v:13.1%}" for c, v in row.items()))
+    strokes, blobs, baseline = width > 0, width == 0, outcomes[BASELINE].hit
+    print(f"\n{f'95 % intervals; pairs with {BASELINE}':52}{f'{strokes.sum()} strokes':>34}{f'{blobs.sum()} blobs':>34}")
+    for name, out in outcomes.items():
+        print(f"{name:52}" + "".join(f"{interval(out.hit[g]):>14}{against(out.hit[g], baseline[g]):>20}" for g in (strokes, blobs)))
+    print(f"\n{'The judge on ideal edits':30}{'misses':>12}{'of':>8}{'claims':>12}")
+    for w, error in measured["judge"].items():
+        print(f"{group_name(w):30}{error['missed']:12.1%}{error['shown']:8.0f}{error['claimed']:12.2%}")
+    print(NOTES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="40 edits instead of 240")
+    parser.add_argument("--development", action="store_true", help="the edits on which the settings were chosen")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    common.prepare(0, 0)
+    start = time.monotonic()
+    with torch.inference_mode():
+        measured = measure(40 if options.quick else 240, DEVELOPMENT if options.development else TEST, 40 if options.quick else 400)
+    show(measured)
+    print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")
+    if options.json:
+        options.json.write_text(json.dumps({"methods": figures(measured), "judge": measured["judge"]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
