@@ -64,7 +64,9 @@ def tags() -> list[str]:
     pairs = [
         f"{architecture} {tag}"
         for architecture, tag in library.list_pretrained()
-        if library.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) == library.get_model_config(architecture).get("quick_gelu", False)
+        if (config := library.get_model_config(architecture))
+        and (pretrained := library.get_pretrained_cfg(architecture, tag))["hf_hub"]
+        and pretrained.get("quick_gelu", False) == config.get("quick_gelu", False)
     ]
     return sorted(pairs, key=lambda pair: pair != PAPER)
 
@@ -292,14 +294,14 @@ def why_not(name: str, weights: Path, error: Exception) -> str:
     """One sentence for weights that could not be loaded."""
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if weights.suffix != ".safetensors":
-        return f"clip {name} was not loaded: {weights.name} is no safetensors file and holds more than plain weights, or others: {reason}"
+        return f"clip {name} was not loaded: {weights.name} is a pickle, and holds more than weights or other weights: {reason}"
     try:
         with safe_open(weights, "pt") as file:
             keys = [key.removeprefix("module.") for key in file.keys()]
     except Exception as unreadable:
         return f"clip {name} cannot be read, {weights.name} is damaged: {unreadable}."
     if not any(key.startswith("visual.") for key in keys):
-        return f"clip {name} is not a CLIP in open_clip's format: no weight is named visual.*, they are named like {min(keys, default='nothing')}."
+        return f"clip {name} is not a CLIP in open_clip's format: no weight is named visual.*, they are named like {max(keys, key=len, default='nothing')}."
     if all(key.startswith(("visual.", "logit_", "text_decoder.")) for key in keys):
         return no_text_tower(name)
     return f"clip {name} does not fit its architecture, give it its own open_clip config or name: {reason}"

@@ -259,7 +259,8 @@ def similarity(
         if whole(picture):
             x_hat = as_picture(picture[None].to(device))[0]
             views = [ranking.view(x_hat, m.to(device), scope, clip.size, context, clip.interpolation) for scope in weights]
-            wish, *rest = (ranking.cosine(clip.embed_images(torch.stack(views)), text).cpu() for text in texts)
+            seen = clip.embed_images(torch.stack(views))
+            wish, *rest = (ranking.cosine(seen, text).cpu() for text in texts)
             scores[index] = ((wish - sum(rest)) * shares).sum()
             if not torch.isfinite(scores[index]):
                 raise ValueError(f"clip {clip.name} gives no finite embedding in {clip.dtype}: its weights are damaged, choose another.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 
 import comfy.model_management
 import numpy as np
@@ -106,10 +107,11 @@ def test_a_score_does_not_depend_on_its_batch(clip, edit, images):
         assert rank(clip, images[index : index + 1], edit.mask)[2][0] == pytest.approx(score, abs=1e-5)
 
 
-def test_a_batch_of_256_and_equal_pictures_in_their_order(clip, edit, images):
+@pytest.mark.parametrize("form", ["batch", "list"])
+def test_256_pictures_with_equal_ones_in_their_order(clip, edit, images, form):
     many = images[:4].repeat(64, 1, 1, 1)
-    (best,), _, scores, order, _ = rank(clip, many, edit.mask)
-    assert len(best) == 256 and sorted(order) == list(range(256))
+    best, _, scores, order, _ = rank(clip, many if form == "batch" else list(many.split(1)), edit.mask)
+    assert torch.equal(torch.cat(best), many[order]) and sorted(order) == list(range(256))
     groups = [order[start : start + 64] for start in range(0, 256, 64)]
     assert all(group == sorted(group) and len({index % 4 for index in group}) == 1 for group in groups)
 
@@ -125,6 +127,34 @@ def test_a_list_of_pictures_of_mixed_sizes_is_ranked_together(clip, edit, images
     assert [picture.shape for picture in best] == [pictures[index].shape for index in order]
     assert all(torch.equal(picture, pictures[index]) for picture, index in zip(best, order, strict=True))
     assert [latent["samples"].unique().tolist() for latent in kept] == [[float(index)] for index in order]
+
+
+def test_the_host_hands_over_a_list_of_mixed_sizes(client):
+    """With a scope that has settings of its own, each of which the host puts into a list, too."""
+
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    prompt = {
+        "clip": node("OpenClipLoader", clip_name=FILE, download=False),
+        "picture": node("LoadImage", image="bld_demo_edit.png"),
+        "small": node("ImageScale", image=["picture", 0], upscale_method="bilinear", width=96, height=64, crop="disabled"),
+        "images": node("CreateList", **{"inputs.input0": ["picture", 0], "inputs.input1": ["small", 0], "inputs.input2": ["picture", 0]}),
+        "mask": node("SolidMask", value=1.0, width=128, height=128),
+        "small_mask": node("SolidMask", value=1.0, width=96, height=64),
+        "masks": node("CreateList", **{"inputs.input0": ["mask", 0], "inputs.input1": ["small_mask", 0], "inputs.input2": ["mask", 0]}),
+        "rank": node("ClipRankBatch", images=["images", 0], clip=["clip", 0], prompt="a fox", mask=["masks", 0], top_k=2, negative_prompt="", scope="mix"),
+        "view": node("PreviewImage", images=["rank", 0]),
+        "report": node("PreviewAny", source=["rank", 4]),
+    }
+    weights = {"context": 0.25, "masked_weight": 1.0, "box_weight": 1.0, "whole_weight": 1.0}
+    prompt["rank"]["inputs"] |= {f"scope.{name}": value for name, value in weights.items()}
+    run = client.run(prompt)
+    (report,) = run.outputs["report"]["text"]
+    order = [int(line.split()[2][:-1]) for line in report.splitlines()]
+    assert order in ([0, 2, 1], [1, 0, 2])
+    sizes = [Image.open(BytesIO(data)).size for data in client.images(run, "view")]
+    assert sizes == [(96, 64) if index == 1 else (128, 128) for index in order[:2]]
 
 
 def test_a_list_of_one_is_a_batch(clip, edit, images):
@@ -170,15 +200,22 @@ def test_a_mix_is_the_weighted_mean_of_its_scopes(clip, edit, images):
     assert (single["masked"] - single["box"]).abs().max() > 1e-3
 
 
-def test_with_a_source_the_background_counts(clip, edit, images):
+def test_with_a_source_every_error_against_it_counts(clip, edit, images, monkeypatch):
+    monkeypatch.setattr(ranking, "ERRORS", {"background": ranking.background_error, "other": lambda x_hat, x, m: float((x_hat - x).mean().abs())})
     worse = images[:1].repeat(3, 1, 1, 1)
-    worse[1] = torch.where(edit.mask[0, ..., None] > 0, worse[1], worse[1] * 0.9)
-    worse[2] = torch.where(edit.mask[0, ..., None] > 0, worse[2], worse[2] * 0.5)
+    for index, factor in ((1, 0.9), (2, 0.5)):
+        worse[index] = torch.where(edit.mask[0, ..., None] > 0, worse[index], worse[index] * factor)
     plain, real = (by_index(clip, worse, edit.mask, **options) for options in ({}, {"source": images[:1], "realism_weight": 2.0}))
-    errors = [float(((worse[i] - images[0])[edit.mask[0] == 0]).square().mean().sqrt()) for i in range(3)]
-    assert torch.allclose(plain - real, 2 * torch.tensor(errors), atol=1e-5) and errors[2] > errors[1] > errors[0] == 0
+    changes = [change - images[0] for change in worse]
+    errors = [(float(change[edit.mask[0] == 0].square().mean().sqrt()), float(change.mean().abs())) for change in changes]
+    assert torch.allclose(plain - real, 2 * torch.tensor(errors).sum(1), atol=1e-5) and errors[2] > errors[1] > errors[0] == (0, 0)
     report = rank(clip, worse, edit.mask, source=images[:1], realism_weight=0.0)[4]
-    assert report.splitlines()[3:] == [f"candidate {i} against the source: background error {errors[i]:.4f}" for i in range(3)]
+    lines = [f"candidate {i} against the source: background error {errors[i][0]:.4f}, other error {errors[i][1]:.4f}" for i in range(3)]
+    assert report.splitlines()[3:] == lines, "the scope is masked, so all are equal without it"
+
+
+def test_the_background_behind_the_best_is_measured_unless_told_otherwise(clip, edit, images):
+    assert "candidate 0 against the source: background error 0.0000" in rank(clip, images, edit.mask, source=edit.image)[4]
 
 
 def test_pictures_with_nan_come_last_and_are_named(clip, edit, images):

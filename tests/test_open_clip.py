@@ -1,0 +1,374 @@
+"""The node OpenClipLoader: where models come from, what the host does with them, and what is refused.
+
+The models here are tiny ones of open_clip's own classes with random weights. The hub is a real server of the Hub's protocol on this machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import huggingface_hub.constants
+import open_clip
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from blended_latent_diffusion.nodes import clip as clips
+from blended_latent_diffusion.nodes.clip_rank_batch import similarity
+from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
+
+VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+TINY = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
+RESNET = {"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}, "text_cfg": TEXT}
+COCA = {
+    **TINY,
+    "vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {**TEXT, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {**TEXT, "attn_pooler_heads": 2},
+    "custom_text": True,
+}
+SIGLIP = {
+    "embed_dim": 64,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": True, "timm_pool": "avg", "timm_proj": "none"},
+    "text_cfg": {**TEXT, "vocab_size": 16, "hf_tokenizer_name": "them/words", "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
+}
+HF_TEXT = {**TINY, "text_cfg": {"hf_model_name": "them/bert", "hf_tokenizer_name": "them/words", "context_length": 16, "hf_proj_type": "mlp"}}
+OURS = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear", "resize_mode": "squash"}
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(pack, tmp_path, monkeypatch) -> Path:
+    """The host's models/open_clip, empty, and a Hub cache of the user's, empty too."""
+    path = tmp_path / "models" / "open_clip"
+    path.mkdir(parents=True)
+    monkeypatch.setattr(folder_paths, "models_dir", str(path.parent))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "open_clip", ([str(path)], set()))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "users_cache"))
+    return path
+
+
+@pytest.fixture
+def offline(monkeypatch) -> list:
+    """Every attempt to reach another machine, each of which fails."""
+    tried = []
+
+    def refuse(self, address):
+        tried.append(address)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: refuse(None, address))
+    return tried
+
+
+def model_of(config: dict, **options) -> torch.nn.Module:
+    """An untrained model of that architecture, straight from open_clip."""
+    torch.manual_seed(0)
+    return open_clip.create_model(clips.register(config), load_weights=False, pretrained_text=False, **options).eval()
+
+
+def put(folder: Path, name: str, config: dict | None = None, state: dict | None = None) -> str:
+    """A weights file in the folder, with its config beside it."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.clone().contiguous() for key, value in (state or model_of(config).state_dict()).items()}, path)
+    if config:
+        path.with_suffix(".json").write_text(json.dumps(config))
+    return name
+
+
+def put_words(folder: Path) -> None:
+    """A tokenizer and a text tower's config, as repositories of the Hub that lie on disk."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "a": 2, "fox": 3, "pizza": 4, "and": 5}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder / "them" / "words")
+    bert = transformers.BertConfig(vocab_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, pad_token_id=0)
+    bert.save_pretrained(folder / "them" / "bert")
+
+
+@pytest.fixture
+def tag(monkeypatch) -> str:
+    """A pretrained model that open_clip knows, whose weights are on the Hub."""
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "bld-tiny", {"ours": open_clip.pretrained._pcfg(hf_hub="them/tiny/", **OURS)})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "bld-tiny", TINY)
+    return "bld-tiny ours"
+
+
+def load(name: str, download: bool = False) -> clips.OpenClip:
+    with torch.inference_mode():
+        return OpenClipLoader.execute(name, download).args[0]
+
+
+def pictures(side: int) -> torch.Tensor:
+    return torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def scores_of(clip: clips.OpenClip) -> torch.Tensor:
+    """Of three pictures of the model's own size."""
+    shown = pictures(clip.size[0]).movedim(1, -1)
+    with torch.inference_mode():
+        return similarity(list(shown), [torch.ones(shown.shape[1:3])] * 3, clip, [["a fox"]], [], {"whole": 1.0}, 0.0)
+
+
+def direct_scores(model: torch.nn.Module, tokens: torch.Tensor, preprocess: dict) -> torch.Tensor:
+    """The same by open_clip's own methods."""
+    size = model.visual.image_size
+    mean, std = (torch.tensor(preprocess[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        images = (pictures(size[0] if isinstance(size, tuple) else size) - mean) / std
+        return model.encode_image(images, normalize=True) @ model.encode_text(tokens, normalize=True)[0]
+
+
+def test_the_list_holds_files_and_the_pretrained_models_that_fit(folder):
+    put(folder, "mine.safetensors", TINY)
+    put(folder, f"models--them--tiny/snapshots/{REVISION}/open_clip_model.safetensors", state={"a": torch.zeros(1)})
+    (folder / "old.bin").write_bytes(b"")
+    options = OpenClipLoader.define_schema().inputs[0].options
+    assert options[:2] == ["mine.safetensors", "ViT-B-16-quickgelu openai"]
+    assert {"ViT-B-16 laion2b_s34b_b88k", "ViT-H-14 laion2b_s32b_b79k", "ViT-B-16-SigLIP webli", "coca_ViT-B-32 laion2b_s13b_b90k"} < set(options)
+    assert "ViT-B-16 openai" not in options, "those weights need the other GELU"
+    assert len(options) > 150 and len(set(options)) == len(options)
+
+
+def test_without_download_no_pretrained_model_asks_the_network(folder, offline):
+    for name in clips.tags()[::9]:
+        repository = open_clip.get_pretrained_cfg(*name.split())["hf_hub"].rpartition("/")[0]
+        refused = OpenClipLoader.validate_inputs(name, False)
+        assert refused.startswith(f"clip_name is {name}, a model to download, but download is off: switch it on, or put ")
+        assert refused.endswith(f" of {repository} on the Hugging Face Hub into models/open_clip/{repository}.")
+    with pytest.raises(ValueError, match="download is off: switch it on, or put open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai"):
+        load(clips.PAPER)
+    assert OpenClipLoader.validate_inputs(clips.PAPER, True) is True and OpenClipLoader.validate_inputs(None, None) is True
+    assert "neither in models/open_clip nor" in OpenClipLoader.validate_inputs("else", True)
+    assert offline == []
+
+
+@pytest.mark.parametrize("place", ["them/tiny", f"models--them--tiny/snapshots/{REVISION}"])
+def test_a_tag_on_disk_is_loaded_from_there(folder, offline, tag, place):
+    model = model_of(TINY)
+    put(folder, f"{place}/open_clip_model.safetensors", state=model.state_dict())
+    (folder / "models--them--tiny" / "refs").mkdir(parents=True)
+    (folder / "models--them--tiny" / "refs" / "main").write_text(REVISION)
+    assert OpenClipLoader.validate_inputs(tag, False) is True
+    clip = load(tag)
+    assert (clip.mean, clip.std, clip.interpolation, clip.size) == (OURS["mean"], OURS["std"], "bilinear", (32, 32))
+    assert torch.allclose(scores_of(clip), direct_scores(model, open_clip.tokenize(["a fox"], 16), OURS), atol=1e-5)
+    assert offline == []
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The Hub's protocol for the files of a folder <owner>/<name>/<file>."""
+
+    root: Path
+    asked: list[str]
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if parts[0] == "api":
+            folder = self.root / parts[2] / parts[3]
+            names = [{"type": "file", "rfilename": path.name, "path": path.name, "size": path.stat().st_size, "oid": ""} for path in folder.iterdir()]
+            answer = names if "tree" in parts else {"id": f"{parts[2]}/{parts[3]}", "sha": REVISION, "siblings": names}
+            return self.answer(json.dumps(answer).encode())
+        path = self.root / parts[0] / parts[1] / parts[-1]
+        return self.answer(path.read_bytes()) if path.is_file() else self.answer(b"", 404)
+
+    def answer(self, body: bytes, status: int = 200):
+        self.send_response(status)
+        for name, value in {"Content-Length": len(body), "ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": REVISION}.items():
+            self.send_header(name, str(value))
+        if status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
+    """The Hub: put files into its root."""
+    handler = type("OurHub", (Hub,), {"root": tmp_path / "hub", "asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield handler
+        server.shutdown()
+
+
+def test_a_download_lands_in_the_hosts_folder_and_only_when_asked_for(folder, hub, tag):
+    put(hub.root, "them/tiny/open_clip_model.safetensors", state=model_of(TINY).state_dict())
+    with pytest.raises(ValueError, match="download is off"):
+        load(tag)
+    assert hub.asked == []
+    scores = scores_of(load(tag, download=True))
+    assert [path.name for path in folder.rglob("*.safetensors")] == ["open_clip_model.safetensors"]
+    assert not Path(huggingface_hub.constants.HF_HUB_CACHE).exists()
+    hub.asked.clear()
+    assert torch.equal(scores_of(load(tag)), scores) and hub.asked == [], "now it is on disk"
+
+
+def test_a_tokenizer_is_downloaded_only_when_asked_for_too(folder, hub):
+    put_words(hub.root)
+    put(folder, "siglip.safetensors", SIGLIP)
+    sentence = "takes its tokenizer from them/words on the Hugging Face Hub, but download is off: switch it on, or put tokenizer_config.json and its other"
+    assert sentence in OpenClipLoader.validate_inputs("siglip.safetensors", False)
+    with pytest.raises(ValueError, match=sentence):
+        load("siglip.safetensors")
+    assert hub.asked == []
+    scores = scores_of(load("siglip.safetensors", download=True))
+    hub.asked.clear()
+    assert torch.equal(scores_of(load("siglip.safetensors")), scores) and hub.asked == []
+    assert list(folder.rglob("tokenizer_config.json"))
+
+
+@pytest.mark.parametrize("config", [TINY, RESNET, COCA, SIGLIP, HF_TEXT], ids=["vit", "resnet", "coca", "siglip-like", "hf text tower"])
+def test_every_kind_of_open_clip_model_scores_as_by_itself(folder, offline, config):
+    put_words(folder)
+    local = clips.with_local_files(clips.Recipe("", None, config, {}, {}))
+    model = model_of(local)
+    put(folder, "them/model/open_clip_model.safetensors", state=model.state_dict())
+    (folder / "them/model/open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": OURS}))
+    clip = load("them/model/open_clip_model.safetensors")
+    tokens = open_clip.get_tokenizer(clips.register(local))(["a fox"])
+    assert torch.allclose(scores_of(clip), direct_scores(model, tokens, OURS), atol=1e-5)
+    assert clip.kept("a fox " * 40).split() == clip.kept("a fox " * 50).split() and len(clip.kept("a fox " * 40).split()) < 17
+    assert clip.kept("a fox") == "a fox"
+    assert offline == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("config", [TINY, RESNET, COCA, SIGLIP, HF_TEXT], ids=["vit", "resnet", "coca", "siglip-like", "hf text tower"])
+def test_half_precision_where_the_host_likes_it(folder, monkeypatch, config, dtype):
+    put_words(folder)
+    put(folder, "mine.safetensors", config, model_of(clips.with_local_files(clips.Recipe("", None, config, {}, {}))).state_dict())
+    full = scores_of(load("mine.safetensors"))
+    monkeypatch.setattr(comfy.model_management, "should_use_fp16", lambda *_, **__: dtype == torch.float16)
+    monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda *_, **__: dtype == torch.bfloat16)
+    clip = load("mine.safetensors")
+    assert clip.dtype == dtype and {p.dtype for p in clip.patcher.model.parameters()} == {dtype}
+    assert clip.patcher.model_size() < 0.6 * sum(4 * p.numel() for p in clip.patcher.model.parameters())
+    scores = scores_of(clip)
+    assert torch.allclose(scores, full, atol=5e-3 if dtype == torch.float16 else 4e-2)
+
+
+def test_a_cpu_computes_in_float32(folder):
+    assert load(put(folder, "mine.safetensors", TINY)).dtype == torch.float32
+
+
+def test_the_host_owns_the_model(folder):
+    clip = load(put(folder, "mine.safetensors", TINY))
+    scores = scores_of(clip)
+
+    def held():
+        return [loaded for loaded in comfy.model_management.current_loaded_models if loaded.model is clip.patcher]
+
+    assert held() and clip.patcher.loaded_size() == clip.patcher.model_size() > 0
+    comfy.model_management.unload_all_models()  # what /free does
+    assert not held() and clip.patcher.loaded_size() == 0
+    assert torch.equal(scores_of(clip), scores) and held()
+    clip.patcher.partially_unload(clip.patcher.offload_device, 1)  # what another model's loading does when memory is short
+    assert torch.equal(scores_of(clip), scores) and clip.patcher.loaded_size() == clip.patcher.model_size()
+
+
+def test_a_config_beside_a_file_replaces_none_of_open_clips(folder):
+    shipped = Path(open_clip.__file__).parent / "model_configs" / "ViT-B-32.json"
+    assert load(put(folder, "ViT-B-32.safetensors", TINY)).size == (32, 32)
+    assert open_clip.get_model_config("ViT-B-32") == json.loads(shipped.read_text())
+
+
+def test_a_file_named_by_its_architecture_is_prepared_as_its_weights_were(folder):
+    means = {}
+    for name in ("ViT-B-16-SigLIP", "ViT-B-16", "ViT-L-14"):
+        put(folder, f"{name}.safetensors", state={"a": torch.zeros(1)})
+        means[name] = clips.recipe(f"{name}.safetensors").preprocess.get("mean")
+    assert means == {"ViT-B-16-SigLIP": (0.5, 0.5, 0.5), "ViT-B-16": open_clip.OPENAI_DATASET_MEAN, "ViT-L-14": None}, "L-14's weights differ in it"
+
+
+@pytest.mark.parametrize(
+    "name, config, state, sentence",
+    [
+        ("mine.safetensors", None, {"a": 1}, "has no mine.json beside it, and mine is not an open_clip architecture"),
+        ("mine.safetensors", TINY, {"model.diffusion_model.out.weight": 1, "x": 1}, "is not a CLIP in open_clip's format: no weight is named visual"),
+        ("mine.safetensors", TINY, {"visual.proj": 1, "logit_scale": 1}, "has no text tower, so it cannot compare pictures with a prompt"),
+        ("mine.safetensors", TINY, {"visual.proj": 1, "text_projection": 1}, "does not fit its architecture"),
+        ("mine.safetensors", {"embed_dim": 16, "vision_cfg": VISION}, {"visual.proj": 1}, "has no text tower"),
+        ("mine.safetensors", {"hidden_size": 5}, {"a": 1}, "mine.json beside it is not an open_clip config, it lacks embed_dim and vision_cfg and text_cfg"),
+        ("mine.safetensors", [1], {"a": 1}, "mine.json beside it is not an open_clip config"),
+        ("mine.safetensors", {**TINY, "else": 1}, {"visual.proj": 1, "text_projection": 1}, "does not fit its architecture"),
+    ],
+)
+def test_what_is_not_a_clip_gets_one_clear_sentence(folder, offline, name, config, state, sentence):
+    put(folder, name, config, {key: torch.zeros(value) for key, value in state.items()})
+    with pytest.raises(ValueError, match=sentence) as refused:
+        load(name)
+    assert str(refused.value).startswith(f"clip {name}") and "\n" not in str(refused.value) and len(str(refused.value)) < 250
+    assert offline == []
+
+
+def test_a_damaged_file_gets_one_clear_sentence(folder):
+    put(folder, "mine.safetensors", TINY)
+    (folder / "mine.safetensors").write_bytes(b"<html>404</html>")
+    with pytest.raises(ValueError, match="clip mine.safetensors cannot be read, mine.safetensors is damaged"):
+        load("mine.safetensors")
+
+
+class Payload:
+    def __reduce__(self):
+        return own, (1,)
+
+
+def own(value: int) -> None:
+    owned.append(value)
+
+
+owned: list[int] = []
+
+
+def test_a_pickle_is_loaded_only_if_it_is_nothing_but_weights(folder, tag):
+    path = folder / "them" / "tiny" / "open_clip_pytorch_model.bin"
+    path.parent.mkdir(parents=True)
+    model = model_of(TINY)
+    torch.save(model.state_dict(), path)
+    assert torch.allclose(scores_of(load(tag)), direct_scores(model, open_clip.tokenize(["a fox"], 16), OURS), atol=1e-5)
+    torch.save({"state_dict": model.state_dict(), "more": Payload()}, path)
+    with pytest.raises(ValueError, match="open_clip_pytorch_model.bin is a pickle, and holds more than weights or other weights"):
+        load(tag)
+    with open(path, "rb") as file, pytest.raises((RuntimeError, pickle.UnpicklingError)):
+        torch.load(file, weights_only=True)
+    assert owned == []
+    torch.load(path, weights_only=False)
+    assert owned == [1], "the payload would have run"
+
+
+def test_without_open_clip_the_node_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    assert OpenClipLoader.define_schema().inputs[0].options == [clips.PAPER]
+    assert "pip install open_clip_torch" in OpenClipLoader.validate_inputs(clips.PAPER, False)
+    with pytest.raises(ImportError, match="pip install open_clip_torch"):
+        load(clips.PAPER)
