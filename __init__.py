@@ -12,6 +12,7 @@ from .nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 from .nodes.latent_mask_resize import LatentMaskResize
 from .nodes.open_clip_loader import OpenClipLoader
 from .nodes.progressive_mask_dilate import ProgressiveMaskDilate
+from .nodes.prune_candidates import PruneCandidates
 
 WEB_DIRECTORY = "./js"
 
@@ -29,6 +30,7 @@ class BlendedLatentDiffusion(ComfyExtension):
             DecoderFinetuneReconstruct,
             OpenClipLoader,
             ClipRankBatch,
+            PruneCandidates,
         ]
 
 

@@ -121,3 +121,8 @@ def best(scores: Tensor, top_k: int = 0, min_score: float = NO_MIN_SCORE) -> Ten
     first = order(scores)[: top_k or None]
     count = int((scores[first].nan_to_num(nan=NO_MIN_SCORE) >= min_score).sum())
     return first[: max(count, 1)]
+
+
+def survivors(count: int, keep: float, at_least: int = 1) -> int:
+    """How many of `count` candidates a round of pruning keeps: the share `keep` (0..1), rounded up, but `at_least` so many."""
+    return min(count, max(at_least, math.ceil(count * keep - 1e-9)))

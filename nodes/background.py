@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..bld.blending import NoiseDraws, noise_again
 from ..bld.schedule import route, step_at
+from .pruning import Race
 from .sampling import factors
 
 # Its step size follows the error of the whole batch, so that a candidate would depend on the others beside it.
@@ -50,7 +51,9 @@ def sampler_noise(name: str, x: Tensor, sigmas: Tensor, seeds: list[int]) -> Cal
     return lambda sigma, sigma_next: torch.cat([one(sigma, sigma_next) for one in each])
 
 
-def blending_sampler(name: str, seeds: list[int], draws: NoiseDraws, fresh: bool, resample_steps: int = 0) -> comfy.samplers.KSAMPLER:
+def blending_sampler(
+    name: str, seeds: list[int], draws: NoiseDraws, fresh: bool, resample_steps: int = 0, race: Race | None = None
+) -> comfy.samplers.KSAMPLER:
     """One of the host's samplers by name, for candidates of these seeds.
 
     Args:
@@ -59,12 +62,15 @@ def blending_sampler(name: str, seeds: list[int], draws: NoiseDraws, fresh: bool
         fresh: new background noise at each step; else the start noise at every step. (The host's own ddim would blend with a
             second noise, which moves the global random state and depends on the batch.)
         resample_steps: see `route`.
+        race: drops candidates on the way.
     """
     sampler = comfy.samplers.sampler_object(name)
     stochastic = "noise_sampler" in inspect.signature(sampler.sampler_function).parameters
 
     def sample(model: comfy.samplers.KSamplerX0Inpaint, x: Tensor, sigmas: Tensor, callback: Callable[[dict], None], **options) -> Tensor:
         model_sampling, levels = model.inner_model.inner_model.model_sampling, sigmas.clone()
+        if race is not None:
+            model.inner_model = race.of(model.inner_model, model.latent_image)
         if fresh:
             model = FreshBackground(model, draws)
         at = done = 0

@@ -4,6 +4,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.sd
 import comfy.utils
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
@@ -16,8 +17,9 @@ from .candidates import in_chunks, of_rows, progress, that_fit
 from .checks import as_mask, as_samples
 from .latent_mask import of_latent, sets_of_frames
 from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
+from .pruning import Pruning, Race
 from .sampling import as_schedule, fitted, noise_mask, with_schedule
-from .types import CATEGORY, MaskScheduleType
+from .types import CATEGORY, MaskScheduleType, PruningType
 
 EVERY_STEP, FIXED = "every step", "fixed"
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -102,6 +104,7 @@ class BlendedLatentKSampler(io.ComfyNode):
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="For pixel_blend only."),
                 io.Image.Input("pixels", optional=True, tooltip="For pixel_blend only: the source picture that latent_image was encoded from."),
+                PruningType.Input("pruning", optional=True, tooltip="From Prune Candidates: poor candidates are dropped on the way, which saves their time."),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="One a candidate, with the mask of the result as noise_mask.")],
         )
@@ -128,6 +131,7 @@ class BlendedLatentKSampler(io.ComfyNode):
         pixel_blend: float = 0.0,
         vae: comfy.sd.VAE | None = None,
         pixels: Tensor | None = None,
+        pruning: Pruning | None = None,
     ) -> io.NodeOutput:
         source = comfy.sample.fix_empty_latent_channels(model, as_samples(latent_image, "latent_image"), latent_image.get("downscale_ratio_spacial"))
         picture_mask, schedule = masks_of(latent_image, source, mask, mask_schedule, pixel_blend > 0)
@@ -140,15 +144,19 @@ class BlendedLatentKSampler(io.ComfyNode):
         seeds = [(seed + i) % (MAX_SEED + 1) for i in range(len(rows))]
         executed = sum(end - start for start, end in route(max(len(sigmas) - 1, 0), resample_steps))
         callback = progress(model, executed, len(rows))
+        kept: list[int] = []
 
         def sample(chunk: list[int]) -> Tensor:
             of_chunk, of_seeds = [rows[i] for i in chunk], [seeds[i] for i in chunk]
             draws = NoiseDraws(of_seeds, tuple(source.shape[1:]))
-            return comfy.sample.sample_custom(
-                patched(model, schedule, blend, of_chunk),
+            # All of one source share its masks, also when some of them are dropped.
+            of_masks = of_chunk[:1] if len(set(of_chunk)) == 1 else of_chunk
+            race = Race(pruning, len(chunk), schedule and schedule.rows(of_masks).thin) if pruning else None
+            samples = comfy.sample.sample_custom(
+                patched(model, schedule, blend, of_masks),
                 draws.draw(),
                 cfg,
-                blending_sampler(sampler_name, of_seeds, draws, background_noise == EVERY_STEP, resample_steps),
+                blending_sampler(sampler_name, of_seeds, draws, background_noise == EVERY_STEP, resample_steps, race),
                 sigmas,
                 *of_rows([positive, negative], of_chunk, len(source), chunk, len(rows)),
                 source[of_chunk],
@@ -156,9 +164,14 @@ class BlendedLatentKSampler(io.ComfyNode):
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                 seed=of_seeds[0],
             )
+            left = race.alive if race else torch.arange(len(chunk))
+            kept.extend(chunk[i] for i in left.tolist())
+            return samples[left]
 
         at_once = 1 if sampler_name in WHOLE_BATCH_SAMPLERS else chunk_size or that_fit(model, source, len(rows))
-        return io.NodeOutput(finish(latent_image, in_chunks(len(rows), at_once, sample), source[rows], schedule and schedule.rows(rows)))
+        samples = in_chunks(len(rows), at_once, candidates if pruning else len(rows), sample)
+        of_kept = [rows[i] for i in kept]
+        return io.NodeOutput(finish(latent_image, samples, source[of_kept], schedule and schedule.rows(of_kept), kept))
 
 
 def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSchedule | None, both: bool) -> tuple[Tensor | None, MaskSchedule | None]:
@@ -203,10 +216,10 @@ def patched(model: ModelPatcher, schedule: MaskSchedule | None, blend: PixelBlen
     return with_pixel_blend(model, blend.rows(rows)) if blend is not None else model
 
 
-def finish(latent: dict, samples: Tensor, source: Tensor, schedule: MaskSchedule | None) -> dict:
-    """The LATENT to return: background exact, the mask of the result as noise_mask, nothing stale."""
-    out = {key: value for key, value in latent.items() if key not in ("downscale_ratio_spacial", "downscale_ratio_temporal", "batch_index")}
-    out["samples"] = samples
+def finish(latent: dict, samples: Tensor, source: Tensor, schedule: MaskSchedule | None, kept: list[int]) -> dict:
+    """The LATENT to return: background exact, the mask of the result as noise_mask, and which candidates there are as batch_index."""
+    out = {key: value for key, value in latent.items() if key not in ("downscale_ratio_spacial", "downscale_ratio_temporal")}
+    out |= {"samples": samples, "batch_index": kept}
     if schedule is not None:
         thin = noise_mask(schedule.thin, samples)
         out["samples"] = keep_background(samples, source.to(samples), thin.to(samples))

@@ -53,14 +53,14 @@ def that_fit(model: ModelPatcher, source: Tensor, count: int) -> int:
     return count
 
 
-def in_chunks(count: int, at_once: int, run: Callable[[list[int]], Tensor]) -> Tensor:
+def in_chunks(count: int, at_once: int, group: int, run: Callable[[list[int]], Tensor]) -> Tensor:
     """run(candidates) for all of them in order, `at_once` at a time, and half as many from where the memory was not enough.
 
-    Raises what `run` raises; out of memory only where a single candidate is too much.
+    group: no chunk reaches over a multiple of it. Raises what `run` raises; out of memory only where a single candidate is too much.
     """
     results, start = [], 0
     while start < count:
-        chunk = list(range(start, min(start + at_once, count)))
+        chunk = list(range(start, min(start + at_once, count, start - start % group + group)))
         try:
             results.append(run(chunk))
             start += len(chunk)

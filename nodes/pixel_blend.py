@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import comfy.model_management
-import comfy.sampler_helpers
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from ..bld import masks
 from .checks import check_batch
-from .sampling import stage_of_call
+from .sampling import bring_back, stage_of_call
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class PixelBlend:
             # The host's video autoencoders encode one video at a time, whose frames lie where a batch of pictures does.
             of_each = (value.expand(len(z), *value.shape[1:]) for value in (self.pixels, self.mask))
             blended = torch.cat([self.blend(one, pixels, mask) for one, pixels, mask in zip(z.split(1), *of_each, strict=True)])
-        self.bring_back(args)
+        bring_back(inner.current_patcher, {name: args[name] for name in ("cond", "uncond") if args[name]}, denoised.shape)
         return inner.process_latent_in(blended.to(denoised))
 
     def blend(self, z: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
@@ -56,14 +54,6 @@ class PixelBlend:
         picture = self.vae.decode(z).flatten(0, -4)
         mask = mask.to(picture)
         return self.vae.encode(picture * mask + pixels.to(picture) * (1 - mask))
-
-    @staticmethod
-    def bring_back(args: dict) -> None:
-        """The autoencoder may have pushed out the diffusion model, which the sampler goes on to call."""
-        inner = args["model"]
-        conds = {name: args[name] for name in ("cond", "uncond") if args[name]}
-        others, memory = comfy.sampler_helpers.get_additional_models(conds, inner.get_dtype())
-        comfy.model_management.load_models_gpu([inner.current_patcher, *others], memory_required=memory + inner.memory_required(args["input"].shape))
 
 
 def with_pixel_blend(model: ModelPatcher, blend: PixelBlend) -> ModelPatcher:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import comfy.model_management
 import comfy.patcher_extension
+import comfy.sampler_helpers
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -124,6 +126,12 @@ def factors(model_sampling, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """(signal, noise) at a level: how the model's family mixes the two."""
     zero, one = sigma.new_zeros(1), sigma.new_ones(1)
     return model_sampling.noise_scaling(sigma, zero.clone(), one.clone()), model_sampling.noise_scaling(sigma, one.clone(), zero.clone())
+
+
+def bring_back(patcher: ModelPatcher, conds: dict[str, list], shape: torch.Size) -> None:
+    """Loads the diffusion model again, and what the conditioning needs: another model, used between two calls, may have pushed it out."""
+    others, memory = comfy.sampler_helpers.get_additional_models(conds, patcher.model.get_dtype())
+    comfy.model_management.load_models_gpu([patcher, *others], memory_required=memory + patcher.model.memory_required(list(shape)))
 
 
 def with_schedule(model: ModelPatcher, schedule: MaskSchedule, source: Tensor | None = None) -> ModelPatcher:

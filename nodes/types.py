@@ -8,3 +8,4 @@ CATEGORY = "Blended Latent Diffusion"
 
 MaskScheduleType = io.Custom("MASK_SCHEDULE")
 OpenClipType = io.Custom("OPEN_CLIP")
+PruningType = io.Custom("CANDIDATE_PRUNING")

@@ -1,0 +1,174 @@
+"""A ranked batch with the reconstruction of the best, end to end: the authors' procedure and ours, same model, same machine, in turn.
+
+``python run.py bench pipeline [--quick] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+
+The authors': 24 candidates of 50 DDIM steps, fresh background noise at each step, all of them decoded and ranked by CLIP on the masked
+picture, then 75 Adam steps of the whole decoder in float32 on the whole picture, from whose result the picture is taken. Ours: as many
+candidates, with the settings OURS, pruned, ranked with the default mix, and the best is reconstructed by Decoder Finetune Reconstruct with its defaults.
+OURS was chosen on other edits (``--development``), never on those of the table.
+
+The edits and the judge are those of bench/ranking.py. Each edit is made by both before the next one, so that a busy machine hurts both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import comfy.utils  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from bench import edits, ranking  # noqa: E402 - makes the pack importable
+from blended_latent_diffusion.bld import metrics  # noqa: E402
+from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa: E402
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DECODER, DecoderFinetuneReconstruct  # noqa: E402
+from blended_latent_diffusion.nodes.vae import copy_in_float32  # noqa: E402
+from demo.train import common  # noqa: E402
+
+TEST, DEVELOPMENT = 150000, 160000
+CANDIDATES = 24
+AUTHORS: dict[str, Any] = {"steps": 50, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
+OURS: dict[str, Any] = {"steps": 16, "sampler_name": "ddim", "scheduler": "normal"}
+TRIED: dict[str, dict[str, Any]] = {
+    f"{sampler} {scheduler}, {steps} steps": {"steps": steps, "sampler_name": sampler, "scheduler": scheduler}
+    for (sampler, scheduler), steps in itertools.product((("ddim", "normal"), ("dpmpp_2m", "karras")), (12, 16, 20))
+}
+
+
+@dataclass
+class Made:
+    """One edit by one procedure: the picture (1, H, W, 3) in 0..1, seconds by part, and which of the candidates that were finished show the object."""
+
+    picture: torch.Tensor
+    seconds: dict[str, float]
+    shown: np.ndarray
+
+
+def best_of(tools: ranking.Tools, case: edits.Case, latent: dict, pictures: torch.Tensor, scope: str) -> dict:
+    """The LATENT of the candidate that CLIP Rank Batch puts first."""
+    options = {name: [value] for name, value in ranking.defaults(ClipRankBatch, "scope", scope).items()}
+    return ClipRankBatch.execute([pictures], [tools.clip], [case.prompt], [ranking.mask_of(case)], scope=options, top_k=[1], latents=[latent]).args[1][0]
+
+
+def by_the_paper(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.Tensor:
+    """75 steps of Adam at 1e-4 on all weights of the decoder, in float32; lambda is 100, and means are over the whole picture."""
+    with torch.inference_mode(False), torch.enable_grad():
+        vae = copy_in_float32(tools.vae.first_stage_model).to(tools.vae.device)
+        theta = vae.decoder.requires_grad_(True).parameters()
+        z, m = (t.clone().to(tools.vae.device, torch.float32) for t in (latent["samples"], ranking.mask_of(case)[:, None]))
+        x = torch.from_numpy(case.source).to(z).movedim(-1, 0)[None] / 127.5 - 1
+        x_hat, optimiser = vae.decode(z).detach(), torch.optim.Adam(theta, lr=1e-4)
+        for _ in range(75):
+            optimiser.zero_grad()
+            y = vae.decode(z)
+            (((y - x_hat) * m).square().mean() + 100 * ((y - x) * (1 - m)).square().mean()).backward()
+            optimiser.step()
+        return ((vae.decode(z).detach() + 1) / 2).clamp(0, 1).movedim(1, -1).cpu()
+
+
+def by_the_node(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.Tensor:
+    """Decoder Finetune Reconstruct with its defaults."""
+    method = ranking.defaults(DecoderFinetuneReconstruct, "method", DECODER)
+    image = torch.from_numpy(case.source).float()[None] / 255
+    return DecoderFinetuneReconstruct.execute(latent, tools.vae, image, ranking.mask_of(case), method).args[0].cpu()
+
+
+def make(
+    tools: ranking.Tools, case: edits.Case, seed: int, settings: dict[str, Any], scope: str, reconstruct: Callable[..., torch.Tensor], prune: bool
+) -> Made:
+    """One edit, from the source to the reconstructed picture."""
+    clock = [time.perf_counter()]
+    pruning = ranking.prunings(tools, case, {"": {}})[""] if prune else None
+    latent = ranking.draw(tools, case, seed, CANDIDATES, pruning=pruning, **settings)
+    clock.append(time.perf_counter())
+    pictures = tools.vae.decode(latent["samples"])
+    best = best_of(tools, case, latent, pictures, scope)
+    clock.append(time.perf_counter())
+    picture = reconstruct(tools, case, best)
+    clock.append(time.perf_counter())
+    parts = {name: after - before for name, (before, after) in zip(("drawing", "ranking", "reconstruction"), itertools.pairwise(clock), strict=True)}
+    return Made(picture, parts, ranking.shown(tools, case, pictures))
+
+
+def authors(tools: ranking.Tools, case: edits.Case, seed: int) -> Made:
+    """The procedure of the paper."""
+    return make(tools, case, seed, AUTHORS, ranking.PAPER, by_the_paper, prune=False)
+
+
+def ours(tools: ranking.Tools, case: edits.Case, seed: int) -> Made:
+    """The pack's."""
+    return make(tools, case, seed, OURS, ranking.DEFAULT, by_the_node, prune=True)
+
+
+def background(case: edits.Case, made: Made) -> float:
+    """PSNR in dB of the unmasked pixels against the source picture."""
+    return metrics.background_psnr(made.picture.movedim(-1, 1), edits.as_picture(case.source), ranking.mask_of(case))
+
+
+def show(tools: ranking.Tools, cases: list[edits.Case], pairs: list[tuple[Made, Made]]) -> dict[str, Any]:
+    """Print the table; returns its figures."""
+    figures: dict[str, Any] = {}
+    hits = [np.asarray([ranking.shown(tools, case, made.picture)[0] for case, made in zip(cases, column, strict=True)]) for column in zip(*pairs, strict=True)]
+    parts = list(pairs[0][0].seconds)
+    print(f"{len(cases)} edits, {CANDIDATES} candidates")
+    print(f"{'':14}{'shows':>8}{'95 % interval':>16}{'finished show':>15}{'background':>13}{'seconds':>9}" + "".join(f"{p:>16}" for p in parts))
+    for name, column, hit in zip(("the authors'", "ours"), zip(*pairs, strict=True), hits, strict=True):
+        db = [background(case, made) for case, made in zip(cases, column, strict=True)]
+        each, total = np.mean([made.shown.mean() for made in column]), statistics.median(sum(made.seconds.values()) for made in column)
+        medians = [statistics.median(made.seconds[p] for made in column) for p in parts]
+        print(f"{name:14}{hit.mean():8.1%}{edits.interval(hit):>16}{each:15.1%}{np.mean(db):10.2f} dB{total:9.1f}" + "".join(f"{s:16.1f}" for s in medians))
+        figures[name] = {"shows": float(hit.mean()), "finished show": float(each), "background": float(np.mean(db)), "seconds": total}
+    low, middle, high = statistics.quantiles([sum(b.seconds.values()) / sum(a.seconds.values()) for a, b in pairs], n=4)
+    better = [background(c, b) - background(c, a) for c, (a, b) in zip(cases, pairs, strict=True)]
+    print(f"time, ours over the authors', edit by edit: median {middle:.3f}, middle half {low:.3f} to {high:.3f}")
+    print(f"shows: {edits.against(hits[1], hits[0])} (exact McNemar)")
+    print(f"background: {np.mean(better):+.2f} dB, the same or better in {np.mean(np.asarray(better) >= 0):.0%} of the edits")
+    return figures | {"ratio": middle, "low": low, "high": high}
+
+
+def choose(tools: ranking.Tools, cases: list[edits.Case]) -> None:
+    """Steps and samplers on development edits: how often the first of a pruned and ranked batch shows the object, and the seconds to there."""
+    for name, settings in TRIED.items():
+        made = [make(tools, case, 10 * DEVELOPMENT + 100 * i, settings, ranking.DEFAULT, lambda tools, case, best: tools.vae.decode(best["samples"]), True)
+                for i, case in enumerate(cases)]
+        hit = np.mean([ranking.shown(tools, case, one.picture)[0] for case, one in zip(cases, made, strict=True)])
+        each, seconds = np.mean([one.shown.mean() for one in made]), statistics.median(sum(one.seconds.values()) for one in made)
+        print(f"{name:30}{hit:8.1%}{each:8.1%}{seconds:8.1f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="4 edits instead of 12")
+    parser.add_argument("--development", action="store_true", help="the edits and settings among which OURS was chosen")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    count = 4 if options.quick else 12
+    common.prepare(0, 0)
+    comfy.utils.set_progress_bar_enabled(False)
+    start = time.monotonic()
+    with torch.inference_mode():
+        tools = ranking.load()
+        if options.development:
+            choose(tools, ranking.cases(DEVELOPMENT, count))
+            return
+        cases = ranking.cases(TEST, count)
+        pairs = [(authors(tools, case, 10 * TEST + 100 * i), ours(tools, case, 10 * TEST + 100 * i)) for i, case in enumerate(cases)]
+        figures = show(tools, cases, pairs)
+    print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Early pruning on the demo model: who goes on, and that they come out as without it."""
+
+from __future__ import annotations
+
+import comfy.samplers
+import pytest
+import torch
+from torch import Tensor
+
+from blended_latent_diffusion.bld import ranking
+from blended_latent_diffusion.nodes import clip as clips
+from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+from blended_latent_diffusion.nodes.clip_rank_batch import similarity
+from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
+from conftest import Edit
+
+N = 6
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_workflow():
+    """The host runs all nodes in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def clip(demo_pack) -> clips.OpenClip:
+    return clips.load(clips.files()[0])
+
+
+def draw(edit: Edit, steps: int = 8, sampler: str = "ddim", **options) -> dict:
+    given = {"seed": 5, "model": edit.model, "latent_image": edit.latent, "positive": edit.positive, "negative": edit.negative, "mask": edit.mask}
+    given |= {"cfg": 4.0, "scheduler": "normal", "candidates": N} | options
+    return BlendedLatentKSampler.execute(steps=steps, sampler_name=sampler, **given).args[0]
+
+
+def pruning(edit: Edit, clip: clips.OpenClip, **options):
+    return PruneCandidates.execute(clip, edit.vae, "a fox", edit.mask, **options).args[0]
+
+
+def unit(edit: Edit, samples: Tensor) -> Tensor:
+    return edit.model.model.process_latent_in(samples)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "euler_ancestral", "dpmpp_2m_sde", "uni_pc", "lms"])
+def test_who_goes_on_comes_out_as_without_pruning(edit, clip, sampler):
+    full = draw(edit, sampler=sampler)["samples"]
+    out = draw(edit, sampler=sampler, pruning=pruning(edit, clip, keep=0.5))
+    assert len(out["samples"]) == 3 and out["batch_index"] == sorted(out["batch_index"])
+    assert (unit(edit, out["samples"]) - unit(edit, full[out["batch_index"]])).abs().max() < 1e-4
+
+
+def rows_seen(edit: Edit, **options) -> list[int]:
+    """How many candidates each model call was for."""
+    seen = []
+
+    def watch(args: dict) -> Tensor:
+        seen.append(len(args["denoised"]))
+        return args["denoised"]
+
+    watched = edit.model.clone()
+    watched.set_model_sampler_post_cfg_function(watch)
+    draw(edit, model=watched, **options)
+    return seen
+
+
+def test_the_model_is_not_asked_for_those_that_are_out(edit, clip):
+    """8 steps begin at 0, 1/8, ... of the schedule; a round is held with what the first step in it predicts."""
+    calls = rows_seen(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.3, keep=0.5, rounds=2, interval=0.25))
+    assert calls == [6, 6, 6, 6, 3, 3, 2, 2]
+    assert rows_seen(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.3, keep=0.01, at_least=4)) == [6] * 4 + [4] * 4
+
+
+def test_those_with_the_best_predictions_go_on(edit, clip):
+    """Judged by hand: all candidates up to the same step, what is predicted there decoded and ranked."""
+    seen = []
+
+    def watch(args: dict) -> Tensor:
+        seen.append(args["denoised"])
+        return args["denoised"]
+
+    watched = edit.model.clone()
+    watched.set_model_sampler_post_cfg_function(watch)
+    draw(edit, model=watched, scheduler="simple")
+    predicted = edit.vae.decode(edit.model.model.process_latent_out(seen[4].float()))
+    scores = similarity(list(predicted), [edit.mask[0]] * N, clip, ranking.phrases("a fox"), [], {"masked": 1.0}, 0.0)
+    out = draw(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.5, keep=0.5, scope="masked"))
+    assert out["batch_index"] == sorted(ranking.order(scores)[:3].tolist())
+
+
+def test_each_source_keeps_its_own_share_of_its_candidates(edit, clip):
+    latent = {"samples": torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1)])}
+    both = {"latent_image": latent, "mask": edit.mask.expand(2, -1, -1), "candidates": 4, "cfg": 1.0}
+    out = draw(edit, 4, pruning=pruning(edit, clip, keep=0.5), **both)
+    assert [index // 4 for index in out["batch_index"]] == [0, 0, 1, 1]
+    full = draw(edit, 4, **both)["samples"]
+    assert (unit(edit, out["samples"]) - unit(edit, full[out["batch_index"]])).abs().max() < 1e-4
+
+
+def test_a_prompt_for_each_candidate_stays_with_its_candidate(edit, clip):
+    prompts = [[torch.cat([edit.positive[0][0], edit.negative[0][0]] * 3), {}]]
+    out = draw(edit, 4, positive=prompts, pruning=pruning(edit, clip, keep=0.5))
+    full = draw(edit, 4, positive=prompts)["samples"]
+    assert (unit(edit, out["samples"]) - unit(edit, full[out["batch_index"]])).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("options", [{"chunk_size": 4}, {"resample_steps": 2}, {"denoise": 0.6}])
+def test_pruning_goes_with_the_other_options(edit, clip, options):
+    out = draw(edit, 5, pruning=pruning(edit, clip, keep=0.5), **options)
+    full = draw(edit, 5, **options)["samples"]
+    assert len(out["samples"]) == 3 or options == {"chunk_size": 4}
+    assert (unit(edit, out["samples"]) - unit(edit, full[out["batch_index"]])).abs().max() < 1e-4
+
+
+def test_pixel_blend_and_pruning_go_together(edit, clip):
+    blend = {"pixel_blend": 0.5, "vae": edit.vae, "pixels": edit.image}
+    assert len(draw(edit, 4, pruning=pruning(edit, clip, keep=0.5), **blend)["samples"]) == 3
+
+
+def test_keeping_all_changes_nothing_and_asks_nobody(edit, clip):
+    asked = pruning(edit, clip, keep=1.0)
+    out = draw(edit, 4, pruning=asked)
+    assert out["batch_index"] == list(range(N)) and torch.equal(out["samples"], draw(edit, 4)["samples"])
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"prompt": " \n"}, "prompt is empty, must say what to judge by"),
+        ({"mask": torch.ones(2, 128, 128)}, "mask has 2 in its batch, must be one for all candidates"),
+        ({"mask": torch.ones(1, 64, 64)}, "mask is 64x64, but candidates decode to 128x128"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(edit, clip, change, sentence):
+    given = {"clip": clip, "vae": edit.vae, "prompt": "a fox", "mask": edit.mask} | change
+    with pytest.raises(ValueError, match=sentence):
+        draw(edit, 2, pruning=PruneCandidates.execute(**given).args[0])
