@@ -86,7 +86,7 @@ def edits(model: Model, clip: Any, referee: tuple[judge.Judge, float], count: in
         for (_, mask, kind, prompt), candidates in zip(cases, pictures, strict=True):
             hit = shows(referee, candidates, [kind] * CANDIDATES)
             images, m = torch.from_numpy(candidates).float() / 255, torch.from_numpy(mask).float()[None]
-            best = ClipRankBatch.execute(images, clip, prompt, m, top_k=1).args[3][0]
+            best = ClipRankBatch.execute([images], [clip], [prompt], [m], top_k=[1]).args[3][0]
             each.append(hit.mean()), first.append(hit[best]), chance.append(hit.any())
     return {"each": float(np.mean(each)), "best": float(np.mean(first)), "any": float(np.mean(chance))}
 
@@ -134,7 +134,7 @@ def measure(quick: bool) -> dict[str, Any]:
     from demo import loader
 
     folder_paths.add_model_folder_path(clips.FOLDER, str(loader.OPEN_CLIP))
-    model, clip, referee = loader.load(), clips.load_file(f"{ranker.NAME}.safetensors"), judge.load()
+    model, clip, referee = loader.load(), clips.load(f"{ranker.NAME}.safetensors"), judge.load()
     accuracy = judge.accuracy(300 if quick else 2000)
     made = generation(model, referee, 48 if quick else 336)
     cases = 6 if quick else 40
