@@ -27,6 +27,8 @@ def of_rows(conditionings: list[list], rows: list[int], sources: int, chunk: lis
             if id(value) not in controls:
                 controls[id(value)] = of_control(value)
             return controls[id(value)]
+        if isinstance(value, list):
+            return [pick(one) for one in value]
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
             return value
         return value[chunk] if len(value) == total else value[rows] if len(value) == sources else value

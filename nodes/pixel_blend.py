@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..bld import masks
 from .checks import check_batch
+from .latent_mask import sets_of_frames
 from .sampling import bring_back, stage_of_call
 
 
@@ -79,11 +80,14 @@ def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask
         raise ValueError(
             f"pixels are {pixels.shape[2]}x{pixels.shape[1]}, but the latent is of a picture of {width}x{height}: connect the picture it was encoded from."
         )
-    frames = 1 if samples.ndim == 4 or samples.shape[2] == 1 else 1 + (samples.shape[2] - 1) * vae.temporal_compression_decode()
+    to_latent_frame = 1 if samples.ndim == 4 or samples.shape[2] == 1 else vae.temporal_compression_decode()
+    frames = 1 if samples.ndim == 4 else 1 + (samples.shape[2] - 1) * to_latent_frame
     if len(pixels) % frames:
         raise ValueError(f"pixels have {len(pixels)} frames, but the latent is of a video of {frames}.")
     pixels = pixels.unflatten(0, (-1, frames))
     check_batch(len(pixels), len(samples), "pixels", "latent_image")
-    mask = masks.resize(masks.as_encoded(mask, samples.shape[-2:]), (height, width), "nearest")
-    mask = mask.unflatten(0, (-1, frames)) if len(mask) % frames == 0 else mask[:, None]
+    sets, ratio = sets_of_frames(len(mask), {"samples": samples}, vae, of="latent_image")
+    mask = masks.resize(masks.as_encoded(mask, samples.shape[-2:]), (height, width), "nearest").unflatten(0, (sets, -1))
+    if mask.shape[1] > 1:
+        mask = masks.spread_frames(mask, to_latent_frame) if ratio == 1 else mask[:, :frames]
     return PixelBlend(vae, pixels, mask[..., None], 1 - share)

@@ -115,8 +115,8 @@ def as_noise_over(source: Tensor, noise: Tensor, latent: Tensor, sigma: float, p
         raise ValueError(f"source had shape {list(source.shape)}, must be as the latent that is sampled, {list(latent.shape)}.")
     check_batch(len(source), len(latent), "source", "the latent")
     model_sampling, inner = patcher.get_model_object("model_sampling"), patcher.model
-    level = torch.tensor(sigma)
-    start = model_sampling.noise_scaling(level, noise.float(), inner.process_latent_in(latent.float()))
+    level = torch.tensor(sigma, device=latent.device)
+    start = model_sampling.noise_scaling(level, noise.to(latent).float(), inner.process_latent_in(latent.float()))
     z_init = inner.process_latent_in(source.to(latent).float()).expand_as(start)
     signal, scale = factors(model_sampling, level)
     return (start - signal * z_init) / scale, source.to(latent).expand_as(latent)

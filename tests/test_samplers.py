@@ -13,8 +13,9 @@ from comfy.cli_args import LatentPreviewMethod
 from torch import Tensor
 
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
-from blended_latent_diffusion.nodes.candidates import in_chunks
+from blended_latent_diffusion.nodes.candidates import in_chunks, of_rows
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+from blended_latent_diffusion.nodes.pixel_blend import blend_of
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from conftest import Edit
 
@@ -258,8 +259,39 @@ def test_after_cancel_the_next_run_is_clean(edit, monkeypatch, options):
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     with monkeypatch.context() as cancelling:
+        cancelling.setattr(latent_preview.args, "preview_method", LatentPreviewMethod.Latent2RGB)  # a bar without pictures leaves steps out
         cancelling.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             sample(edit, 5, mask=edit.mask, **options)
     assert "denoise_mask_function" not in edit.model.model_options and not edit.model.wrappers
     assert torch.equal(sample(edit, 5, mask=edit.mask, **options), expected)
+
+
+class VideoVAE:
+    """As much of a video VAE of 8x and 4 frames as setting up the blend needs: no real one is small."""
+
+    def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def spacial_compression_decode(self) -> int:
+        return 8
+
+    def temporal_compression_decode(self) -> int:
+        return 4
+
+
+@pytest.mark.parametrize("count, painted, expected", [(1, 0, range(9)), (3, 1, range(1, 5)), (9, 2, [2]), (10, 2, [2])])
+def test_the_mask_of_a_frame_blends_the_pixels_of_its_frames(count, painted, expected):
+    """A video of 9 frames, 3 latent frames: a mask for all, one a latent frame, one a frame, and one too many as VAE Encode drops them."""
+    mask = torch.zeros(count, 16, 16)
+    mask[painted, 4:8, 4:8] = 1
+    blend = blend_of(0.5, VideoVAE(), torch.zeros(9, 16, 16, 3), mask, torch.zeros(1, 16, 3, 2, 2))
+    of_frames = blend.mask.expand(1, 9, 16, 16, 1).amax((0, 2, 3, 4))
+    assert of_frames.nonzero().flatten().tolist() == list(expected)
+
+
+def test_references_in_a_list_follow_their_sources(edit):
+    """As Reference Latent of the host keeps them."""
+    references = [torch.tensor([[1.0], [2.0]])]
+    (picked,), (same,) = of_rows([[[torch.zeros(1, 1), {"reference_latents": references}]], [[torch.zeros(1, 1), {}]]], [1, 1], 2, [2, 3], 4)
+    assert picked[1]["reference_latents"][0].tolist() == [[2.0], [2.0]] and same[1] == {}
