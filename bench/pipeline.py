@@ -7,7 +7,8 @@ picture, then 75 Adam steps of the whole decoder in float32 on the whole picture
 candidates, with the settings OURS, pruned, ranked with the default mix, and the best is reconstructed by Decoder Finetune Reconstruct with its defaults.
 OURS was chosen on other edits (``--development``), never on those of the table.
 
-The edits and the judge are those of bench/ranking.py. Each edit is made by both before the next one, so that a busy machine hurts both.
+The judge is that of bench/ranking.py, the edits are made alike; what it says about half precision holds here but for the reconstruction, which is in float32.
+Each edit is made by both before the next one, so that a busy machine hurts both.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def make(
     pictures = tools.vae.decode(latent["samples"])
     best = best_of(tools, case, latent, pictures, scope)
     clock.append(time.perf_counter())
-    picture = reconstruct(tools, case, best)
+    with ranking.half_precision(False):
+        picture = reconstruct(tools, case, best)
     clock.append(time.perf_counter())
     parts = {name: after - before for name, (before, after) in zip(("drawing", "ranking", "reconstruction"), itertools.pairwise(clock), strict=True)}
     return Made(picture, parts, ranking.shown(tools, case, pictures))
@@ -157,7 +159,7 @@ def main() -> None:
     common.prepare(0, 0)
     comfy.utils.set_progress_bar_enabled(False)
     start = time.monotonic()
-    with torch.inference_mode():
+    with torch.inference_mode(), ranking.half_precision():
         tools = ranking.load()
         if options.development:
             choose(tools, ranking.cases(DEVELOPMENT, count))

@@ -30,7 +30,7 @@ class PruneCandidates(io.ComfyNode):
                 io.String.Input("prompt", multiline=True, tooltip="What the masked area shall show. Several lines are several wordings."),
                 io.Mask.Input("mask", tooltip="The mask at picture size."),
                 io.Float.Input(
-                    "start", default=0.4, min=0.0, max=0.99, step=0.01, tooltip="Share of the schedule at which the first round is held, as start_percent."
+                    "start", default=0.25, min=0.0, max=0.99, step=0.01, tooltip="Share of the schedule at which the first round is held, as start_percent."
                 ),
                 io.Float.Input("keep", default=0.25, min=0.01, max=1.0, step=0.01, tooltip="Share of the candidates that each round keeps."),
                 io.Int.Input("rounds", default=1, min=1, max=16, advanced=True, tooltip="How many rounds are held."),
@@ -52,7 +52,7 @@ class PruneCandidates(io.ComfyNode):
         vae: comfy.sd.VAE,
         prompt: str,
         mask: Tensor,
-        start: float = 0.4,
+        start: float = 0.25,
         keep: float = 0.25,
         rounds: int = 1,
         interval: float = 0.1,
