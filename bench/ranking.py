@@ -69,9 +69,9 @@ PAPER, DEFAULT = "masked", "mix"
 # Settings of Prune Candidates beside its defaults.
 PRUNED: dict[str, dict[str, Any]] = {
     "default": {},
-    "start 0.2": {"start": 0.2},
-    "start 0.35": {"start": 0.35},
-    "keep 0.125": {"keep": 0.125},
+    "start 0.2, keep 0.25": {"start": 0.2, "keep": 0.25},
+    "start 0.35, keep 0.25": {"start": 0.35, "keep": 0.25},
+    "keep 0.25": {"keep": 0.25},
     "keep 0.5": {"keep": 0.5},
     "two rounds of keep 0.5": {"keep": 0.5, "rounds": 2},
 }
