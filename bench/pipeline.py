@@ -40,7 +40,7 @@ from demo.train import common  # noqa: E402
 TEST, DEVELOPMENT = 150000, 160000
 CANDIDATES = 24
 AUTHORS: dict[str, Any] = {"steps": 50, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
-OURS: dict[str, Any] = {"steps": 16, "sampler_name": "ddim", "scheduler": "normal"}
+OURS: dict[str, Any] = {"steps": 20, "sampler_name": "ddim", "scheduler": "normal"}
 TRIED: dict[str, dict[str, Any]] = {f"{steps} steps": OURS | {"steps": steps} for steps in (12, 16, 20)}
 
 
