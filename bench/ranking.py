@@ -281,22 +281,35 @@ def first_by(scope: str, edits_drawn: list[Drawn]) -> np.ndarray:
     return np.asarray([d.hit[int(ranking.order(d.scores[scope])[0])] for d in edits_drawn])
 
 
+def order_right(d: Drawn, score: torch.Tensor) -> float:
+    """Of the pairs of a candidate that shows the object and one that does not, the share that the score puts in this order; NaN without such pairs."""
+    yes, no = score[torch.from_numpy(d.hit)], score[torch.from_numpy(~d.hit)]
+    return float((yes[:, None] > no).float().mean()) if len(yes) and len(no) else float("nan")
+
+
+def in_order(scope: str, edits_drawn: list[Drawn]) -> np.ndarray:
+    """`order_right` of each edit that has such pairs."""
+    shares = np.asarray([order_right(d, d.scores[scope]) for d in edits_drawn])
+    return shares[~np.isnan(shares)]
+
+
 def show_ranking(out: list[Drawn], figures: dict[str, Any]) -> None:
-    """Who comes first, by scope."""
-    paper = first_by(PAPER, out)
-    print(f"{len(out)} edits, {CANDIDATES} candidates each, {STEPS} steps")
-    print(f"{'shows the object':48}{'share':>8}{'95 % interval':>16}   pairs with the paper's score")
+    """Who comes first, and how well the whole order is, by scope."""
+    print(f"{len(out)} edits, {CANDIDATES} candidates each, {STEPS} steps; default mix: {mix_in_words()}")
+    print(f"{'shows the object':48}{'share':>8}{'95 % interval':>16}{'pairs with masked':>19}{'in order':>10}{'p with masked':>15}")
     each = np.asarray([d.hit.mean() for d in out])
     rows = {"each candidate: a random pick": each.mean(), "any candidate: the most that ranking can reach": np.mean([d.hit.any() for d in out])}
     for name, value in rows.items():
         print(f"{name:48}{value:8.1%}")
+    paper, paper_order = first_by(PAPER, out), in_order(PAPER, out)
     for scope in SCOPES:
-        hit, told = first_by(scope, out), {PAPER: " (the paper)", DEFAULT: f" ({mix_in_words()}), the default mix"}.get(scope, "")
+        hit, right, told = first_by(scope, out), in_order(scope, out), {PAPER: " (the paper)", DEFAULT: " (default)"}.get(scope, "")
+        p = 1 if scope == PAPER else scipy.stats.wilcoxon(right, paper_order).pvalue
+        print(f"{f'first by {scope}{told}':48}{hit.mean():8.1%}{edits.interval(hit):>16}{edits.against(hit, paper):>19}{right.mean():10.1%}{p:15.1g}")
+        figures.setdefault("in order", {})[scope] = float(right.mean())
         rows[f"first by {scope}"] = hit.mean()
-        print(f"{f'first by {scope}{told}':48}{hit.mean():8.1%}{edits.interval(hit):>16}   {edits.against(hit, paper)}")
-    best = first_by(DEFAULT, out)
-    gain = scipy.stats.wilcoxon(best - each).pvalue
-    print(f"default mix against a random pick, edit by edit: {np.mean(best - each):+.1%}, Wilcoxon p {gain:.1g}")
+    gain = first_by(DEFAULT, out) - each
+    print(f"default mix less a random pick, edit by edit: {gain.mean():+.1%}, Wilcoxon p {scipy.stats.wilcoxon(gain).pvalue:.1g}")
     figures["ranking"] = {name: float(value) for name, value in rows.items()}
 
 
@@ -337,10 +350,11 @@ def show_changes(out: list[dict[str, tuple[bool, bool]]], count: int, figures: d
     figures["changes"]["still shows"] = {"ours": still[0], "host": still[1]}
 
 
-NOTES = """pairs: edits that show here and not there, and the reverse (exact McNemar test). time: from the source to the ranked pictures, over the full batch's,
-in turn on {timed} edits, median. same first: how often these runs put first the candidate of the share column. still shows: of the edits that showed the
-object without a change. The stroke judge, on ideal edits of held-out scenes: of windows that a kind covers by half or more it misses {missed:.1%}
-of {shown:.0f}; of the kinds that a window does not show it claims {claimed:.2%}."""
+NOTES = """pairs: edits that show here and not there, and the reverse (exact McNemar test). in order: of the pairs of a candidate that shows the object
+and one that does not, those that the score puts in this order, edit by edit; p by Wilcoxon's signed ranks. time: from the source to
+the ranked pictures, over the full batch's, in turn on {timed} edits, median. same first: how often these runs put first the candidate of the share
+column. still shows: of the edits that showed the object without a change. The stroke judge, on ideal edits of held-out scenes: of
+windows that a kind covers by half or more it misses {missed:.1%} of {shown:.0f}; of the kinds that a window does not show it claims {claimed:.2%}."""
 
 
 def judge_error(tools: Tools, scenes: int) -> dict[str, float]:
@@ -362,12 +376,6 @@ def grid() -> dict[str, dict[str, Any]]:
     scopes = {f"start {start} scope {scope}": {"start": start, "scope": scope} for start in starts for scope in ranking.SCOPES}
     two = {f"start {start} two rounds of keep 0.5": {"start": start, "keep": 0.5, "rounds": 2} for start in starts[:3]}
     return one | scopes | two
-
-
-def order_right(d: Drawn, score: torch.Tensor) -> float:
-    """Of the pairs of a candidate that shows the object and one that does not, the share that the score puts in this order."""
-    yes, no = score[torch.from_numpy(d.hit)], score[torch.from_numpy(~d.hit)]
-    return float((yes[:, None] > no).float().mean()) if len(yes) and len(no) else float("nan")
 
 
 def show_choice(out: list[Drawn], kinds: dict[str, dict[str, Any]]) -> None:
