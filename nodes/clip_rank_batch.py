@@ -16,6 +16,8 @@ from .clip import OpenClip
 from .types import CATEGORY, OpenClipType
 
 MASKED = {"scope": ["masked"]}
+# Chosen by bench/ranking.py on the demo model.
+MIX = {"masked": 0.0, "box": 3.0, "whole": 1.0}
 
 
 def _context() -> io.Input:
@@ -25,7 +27,7 @@ def _context() -> io.Input:
 
 
 def _weight(scope: str) -> io.Input:
-    return io.Float.Input(f"{scope}_weight", default=1.0, min=0.0, max=100.0, step=0.1, tooltip=f"Weight of the score of scope {scope}.")
+    return io.Float.Input(f"{scope}_weight", default=MIX[scope], min=0.0, max=100.0, step=0.1, tooltip=f"Weight of the score of scope {scope}.")
 
 
 class ClipRankBatch(io.ComfyNode):

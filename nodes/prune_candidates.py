@@ -30,14 +30,14 @@ class PruneCandidates(io.ComfyNode):
                 io.String.Input("prompt", multiline=True, tooltip="What the masked area shall show. Several lines are several wordings."),
                 io.Mask.Input("mask", tooltip="The mask at picture size."),
                 io.Float.Input(
-                    "start", default=0.4, min=0.0, max=0.99, step=0.01, tooltip="Share of the schedule at which the first round is held, as start_percent."
+                    "start", default=0.25, min=0.0, max=0.99, step=0.01, tooltip="Share of the schedule at which the first round is held, as start_percent."
                 ),
-                io.Float.Input("keep", default=0.25, min=0.01, max=1.0, step=0.01, tooltip="Share of the candidates that each round keeps."),
+                io.Float.Input("keep", default=0.125, min=0.005, max=1.0, step=0.005, tooltip="Share of the candidates that each round keeps."),
                 io.Int.Input("rounds", default=1, min=1, max=16, advanced=True, tooltip="How many rounds are held."),
                 io.Float.Input(
                     "interval", default=0.1, min=0.01, max=0.99, step=0.01, advanced=True, tooltip="Share of the schedule from one round to the next."
                 ),
-                io.Int.Input("at_least", default=1, min=1, max=256, advanced=True, tooltip="So many candidates go on whatever keep says."),
+                io.Int.Input("at_least", default=2, min=1, max=256, advanced=True, tooltip="So many candidates go on whatever keep says."),
                 io.Combo.Input(
                     "scope", options=list(ranking.SCOPES), default="box", advanced=True, tooltip="What CLIP is shown, as in CLIP Rank Batch."
                 ),
@@ -52,11 +52,11 @@ class PruneCandidates(io.ComfyNode):
         vae: comfy.sd.VAE,
         prompt: str,
         mask: Tensor,
-        start: float = 0.4,
-        keep: float = 0.25,
+        start: float = 0.25,
+        keep: float = 0.125,
         rounds: int = 1,
         interval: float = 0.1,
-        at_least: int = 1,
+        at_least: int = 2,
         scope: str = "box",
     ) -> io.NodeOutput:
         wanted = ranking.phrases(prompt)
