@@ -129,12 +129,11 @@ def delta_e(lab_1: Tensor, lab_2: Tensor) -> Tensor:
     g = 0.5 * (1 - (c_mean**7 / (c_mean**7 + 25.0**7)).sqrt())  # 4
     a_1, a_2 = (1 + g) * a_1, (1 + g) * a_2  # 5
     c_1, c_2 = torch.hypot(a_1, b_1), torch.hypot(a_2, b_2)  # 6
-    h_1, h_2 = torch.atan2(b_1, a_1), torch.atan2(b_2, a_2)  # 7
-    grey = c_1 * c_2 == 0
-    # The difference the short way round, and the mean half of that way from the first: 10, 14.
-    turn = torch.remainder(h_2 - h_1 + torch.pi, 2 * torch.pi) - torch.pi
-    turn = torch.where(grey, 0, turn)
-    h = torch.where(grey, h_1 + h_2, h_1 + turn / 2)
+    h_1, h_2 = (torch.atan2(b, a).remainder(2 * torch.pi) for a, b in ((a_1, b_1), (a_2, b_2)))  # 7
+    turn, grey = h_2 - h_1, c_1 * c_2 == 0
+    far = turn.abs() > torch.pi + 1e-6  # of opposite hues the paper takes the plain mean, whatever the rounding
+    h = torch.where(grey, h_1 + h_2, torch.where(far, h_1 + h_2 + 2 * torch.pi, h_1 + h_2) / 2)  # 14, of which 360 degrees are nothing
+    turn = torch.where(grey, 0, torch.where(far, turn - 2 * torch.pi * turn.sign(), turn))  # 10
     l, c = (l_1 + l_2) / 2, (c_1 + c_2) / 2  # noqa: E741  12, 13
     d_h = 2 * (c_1 * c_2).sqrt() * torch.sin(turn / 2)  # 11
     degree = torch.pi / 180

@@ -21,7 +21,7 @@ def feather_inside(m: Tensor, width: int) -> Tensor:
 
 
 def paste(x_hat: Tensor, x: Tensor, m: Tensor, feather: int = 0) -> Tensor:
-    """The edit inside the mask, the source's own pixels elsewhere.
+    """The edit inside the mask, the source's own pixels elsewhere, whatever x_hat holds there.
 
     Args:
         x_hat: (B, C, H, W).
@@ -30,4 +30,4 @@ def paste(x_hat: Tensor, x: Tensor, m: Tensor, feather: int = 0) -> Tensor:
         feather: pixels of transition, all of them inside the mask.
     """
     m = feather_inside(m, feather)[:, None]
-    return x_hat * m + x * (1 - m)
+    return torch.where(m > 0, x_hat * m + x * (1 - m), x)
