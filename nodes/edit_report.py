@@ -41,7 +41,10 @@ class EditReport(io.ComfyNode):
             outputs=[
                 io.Float.Output(display_name="background_psnr", tooltip="In dB, of the unmasked area; of a batch, the worst. 150: the source exactly."),
                 io.Float.Output(display_name="worst_block", tooltip="In dB, of the worst 16x16 block of the unmasked area. 150: the source exactly."),
-                io.Float.Output(display_name="seam", tooltip="The step across the mask's edge beyond the source's own, in 8-bit levels; of a batch, the worst."),
+                io.Float.Output(
+                    display_name="seam",
+                    tooltip="The step across the mask's edge beyond the source's own, in levels of 255; of a batch, the worst. 0 where nothing shows.",
+                ),
                 io.Float.Output(display_name="colour_shift", tooltip="Mean CIE ΔE00 of the unmasked area; of a batch, the worst. 1 is just visible."),
                 io.String.Output(display_name="report", tooltip="All figures of each picture, and the worst of each, as JSON."),
                 io.Image.Output(display_name="error", tooltip="The error of the unmasked area, 16 times amplified, with the mask's outline."),

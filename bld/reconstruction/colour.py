@@ -11,8 +11,8 @@ from .paste import paste
 
 SAMPLES = 1 << 16
 ITERATIONS = 30
-# Of Tukey's biweight: 95 % as precise as least squares where no pixel is an outlier.
-TUKEY = 4.685
+# Errors this many times the usual one have no weight at all. There are pixels enough, so outliers matter more than precision.
+TUKEY = 2.5
 # Half a step of an 8-bit picture: smaller residuals are rounding.
 FLOOR = 0.5 / 255
 # A background whose colours, or places, spread less than this says too little about the gain, or the field: these then stay near 1, or 0.
@@ -23,9 +23,9 @@ GAIN_SPREAD, FIELD_SPREAD = 0.02, 0.1
 class ColourFit:
     """Of one picture, where its mask is 0: source = gain · edit + field, per channel.
 
-    gain: (C,). field: (6, C), for 1, u, v, u², uv, v² with u, v = -1..1 across the width and height. pixels: how many there
-    were to fit; with none, gain 1 and field 0. inliers: the share of them that the fit explains. residual: their median
-    absolute error, 0..1.
+    gain: (C,). field: (3, C), for 1, u, v with u, v = -1..1 across the width and height: a plane,
+    since a higher order runs wild far from the background. pixels: how many there were to fit; with none, gain 1 and
+    field 0. inliers: the share of them that the fit explains. residual: their median absolute error, 0..1.
     """
 
     gain: Tensor
@@ -59,7 +59,7 @@ def fit(x_hat: Tensor, x: Tensor, m: Tensor) -> ColourFit:
     unmasked = (m.flatten() == 0).nonzero()[:, 0].cpu()
     pixels = len(unmasked)
     if pixels == 0:
-        return ColourFit(torch.ones(len(x_hat)).double(), torch.zeros(6, len(x_hat)).double(), 0, 0.0, 0.0)
+        return ColourFit(torch.ones(len(x_hat)).double(), torch.zeros(3, len(x_hat)).double(), 0, 0.0, 0.0)
     if pixels > SAMPLES:
         unmasked = unmasked[torch.randint(pixels, (SAMPLES,), generator=torch.Generator().manual_seed(0))]
     edit, source = (t.flatten(1)[:, unmasked.to(t.device)].cpu().double() for t in (x_hat, x))
@@ -67,16 +67,19 @@ def fit(x_hat: Tensor, x: Tensor, m: Tensor) -> ColourFit:
     solved = [fit_channel(y, target, places) for y, target in zip(edit, source, strict=True)]
     coefficients = torch.stack([c for c, _, _ in solved], 1)
     weights, errors = (torch.stack(parts) for parts in list(zip(*solved, strict=True))[1:])
-    return ColourFit(1 + coefficients[0], coefficients[1:], pixels, float((weights > 0).double().mean()), float(errors.abs().median()))
+    return ColourFit(coefficients[0], coefficients[1:], pixels, float((weights > 0).double().mean()), float(errors.abs().median()))
 
 
 def fit_channel(y: Tensor, target: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """target - y = (gain - 1) · y + places @ field. y, target: (N,). places: (N, 6), the first column ones.
+    """target = gain · y + places @ field. y, target: (N,). places: (N, 3), the first column ones.
 
-    Returns: gain - 1 and field as one (7,), the weight and the error of each pixel (N,).
+    The difference is fitted against the mean of the two. Against y alone, detail that the VAE adds would lower the gain,
+    against the target alone, detail that it loses would raise it.
+
+    Returns: gain and field as one (4,), the weight and the error of each pixel (N,).
     """
-    features = torch.cat([y[:, None], places], 1)
-    spread = torch.tensor([GAIN_SPREAD, 0, *[FIELD_SPREAD] * (places.shape[1] - 1)]).double()
+    features = torch.cat([(y + target)[:, None] / 2, places], 1)
+    spread = torch.tensor([GAIN_SPREAD, 0, FIELD_SPREAD, FIELD_SPREAD]).double()
     shift = target - y
     errors = shift - shift.median()
     for _ in range(ITERATIONS):
@@ -85,13 +88,14 @@ def fit_channel(y: Tensor, target: Tensor, places: Tensor) -> tuple[Tensor, Tens
         weighted = features * weights[:, None]
         coefficients = torch.linalg.solve(features.T @ weighted + weights.sum() * spread.square().diag(), weighted.T @ shift)
         errors = shift - features @ coefficients
-    return coefficients, weights, errors
+    half = coefficients[0] / 2
+    return torch.cat([1 + half[None], coefficients[1:]]) / (1 - half), weights, errors
 
 
 def basis(height: int, width: int) -> Tensor:
-    """1, u, v, u², uv, v² at every pixel, u and v = -1..1 across the width and height: (H, W, 6)."""
+    """1, u, v at every pixel, u and v = -1..1 across the width and height: (H, W, 3)."""
     v, u = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    return torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], -1)
+    return torch.stack([torch.ones_like(u), u, v], -1)
 
 
 def apply(one: ColourFit, x_hat: Tensor) -> Tensor:
