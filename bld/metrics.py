@@ -131,7 +131,7 @@ def delta_e(lab_1: Tensor, lab_2: Tensor) -> Tensor:
     c_1, c_2 = torch.hypot(a_1, b_1), torch.hypot(a_2, b_2)  # 6
     h_1, h_2 = (torch.atan2(b, a).remainder(2 * torch.pi) for a, b in ((a_1, b_1), (a_2, b_2)))  # 7
     turn, grey = h_2 - h_1, c_1 * c_2 == 0
-    far = turn.abs() > torch.pi + 1e-6  # of opposite hues the paper takes the plain mean, whatever the rounding
+    far = turn.abs() > torch.pi
     h = torch.where(grey, h_1 + h_2, torch.where(far, h_1 + h_2 + 2 * torch.pi, h_1 + h_2) / 2)  # 14, of which 360 degrees are nothing
     turn = torch.where(grey, 0, torch.where(far, turn - 2 * torch.pi * turn.sign(), turn))  # 10
     l, c = (l_1 + l_2) / 2, (c_1 + c_2) / 2  # noqa: E741  12, 13

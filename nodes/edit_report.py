@@ -123,7 +123,7 @@ def error_picture(x_hat: Tensor, x: Tensor, m: Tensor) -> Tensor:
     error = ((x_hat - x).abs() * AMPLIFY).clamp(0, 1)
     picture = torch.where(outside[:, None] > 0, error, x.mean(1, keepdim=True).clamp(0, 1) / 4)[0].movedim(0, -1)
     picture = torch.where(outline, torch.tensor(OUTLINE), picture)
-    return torch.cat([picture, caption(f"error x{AMPLIFY}", picture.shape[1])])[None]
+    return torch.cat([picture, caption(f"error, {AMPLIFY} times", picture.shape[1])])[None]
 
 
 def caption(text: str, width: int) -> Tensor:

@@ -98,7 +98,7 @@ def test_a_source_that_vae_encode_crops_is_cropped_alike(edit):
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"source": torch.zeros(1, 64, 128, 3)}, "source is 128x64, but edited is 128x128: give the source of this edit, at the size that went into VAE Encode"),
+        ({"source": torch.zeros(1, 64, 128, 3)}, "source is 128x64, but edited is 128x128: give the source of this edit, at the size that went into"),
         ({"source": torch.zeros(1, 256, 256, 3)}, "source is 256x256, but edited is 128x128"),
         ({"source": torch.zeros(1, 127, 128, 3)}, "source is 128x127, but edited is 128x128"),
         ({"source": torch.zeros(1, 128, 200, 3)}, "source is 200x128, but edited is 128x128"),
