@@ -40,11 +40,12 @@ def poisson(x_hat: Tensor, x: Tensor, m: Tensor, on_iteration: Callable[[], None
     for index, region in enumerate((m > 0).cpu().numpy()):
         if region.all() or not region.any():
             continue
-        solve = laplace_solver(region, on_iteration)
+        box = (slice(None), *(slice(max(side.min() - 1, 0), side.max() + 2) for side in region.nonzero()))
+        solve = laplace_solver(region[box[1:]], on_iteration)
         for i in range(len(clone)) if len(m) == 1 else (index,):
             # Solving for the correction: it is smooth, whatever the texture of the two pictures.
-            difference = (x[i % len(x)] - x_hat[i]).double().cpu().numpy()
-            clone[i] += torch.from_numpy(solve(difference)).to(clone)
+            difference = (x[i % len(x)][box] - x_hat[i][box]).double().cpu().numpy()
+            clone[i][box] += torch.from_numpy(solve(difference)).to(clone)
     return paste(clone.clamp(0, 1), x, m)
 
 
