@@ -1,9 +1,11 @@
 """Background reconstruction (paper, section 3.4): one room a method."""
 
+from .auto import best_of, cheapest
 from .colour import colour_fit
-from .decoder import tune_decoder
+from .decoder import compose, look_at, tune_decoder
 from .latent import tune_latent
+from .objective import Settings
 from .paste import paste
 from .poisson import poisson
 
-__all__ = ["colour_fit", "paste", "poisson", "tune_decoder", "tune_latent"]
+__all__ = ["Settings", "best_of", "cheapest", "colour_fit", "compose", "look_at", "paste", "poisson", "tune_decoder", "tune_latent"]
