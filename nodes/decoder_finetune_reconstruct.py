@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,14 +16,17 @@ from .reconstruction_fit import Fit, fit_decoder, fit_latent, ring_psnr
 from .types import CATEGORY
 
 DECODER, LATENT, PASTE, COLOUR, POISSON, AUTO = "decoder weights", "latent", "paste", "colour fit", "poisson", "auto"
-RATE_TOOLTIP = "Of Adam, at its highest: it rises over ten steps and falls to nothing at the last. The paper: 0.0001, for 75 steps of the whole decoder."
+RATE_TOOLTIP = "Of Adam, at its highest: it rises over five steps and falls to nothing at the last. The paper: 0.0001, for 75 steps of the whole decoder."
+Plain = Callable[[], Tensor]
 # Pixels around the mask that the report looks at by themselves.
 BAND = 16
 
 
-def _fit_inputs(rate: float, rate_tooltip: str) -> list[io.Input]:
+def _fit_inputs(iterations: int, rate: float, rate_tooltip: str) -> list[io.Input]:
     return [
-        io.Int.Input("iterations", default=75, min=0, max=10000, tooltip="Adam steps at most. The paper: 75, for the decoder weights."),
+        io.Int.Input(
+            "iterations", default=iterations, min=0, max=10000, tooltip="Adam steps at most. The paper: 75, of the whole decoder on the whole picture."
+        ),
         io.Float.Input("learning_rate", default=rate, min=0.0, max=1.0, step=0.00001, round=0.0000001, tooltip=rate_tooltip),
         io.Float.Input(
             "background_weight", default=100.0, min=0.0, max=100000.0, step=1.0, tooltip="Lambda, the weight of the background in the loss. The paper: 100."
@@ -34,7 +38,7 @@ def _crop_inputs() -> list[io.Input]:
     return [
         io.Int.Input(
             "transition",
-            default=16,
+            default=8,
             min=1,
             max=512,
             tooltip="Pixels around the mask over which the tuned picture turns into the source; beyond, the source's own pixels are kept. Not in the paper.",
@@ -100,8 +104,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=[
-                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(5e-4, RATE_TOOLTIP), *_crop_inputs()]),
-                        io.DynamicCombo.Option(LATENT, _fit_inputs(0.05, "Of Adam, in units of the latent; falls to nothing at the last step.")),
+                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 1e-3, RATE_TOOLTIP), *_crop_inputs()]),
+                        io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, "Of Adam, in units of the latent; falls to nothing at the last step.")),
                         io.DynamicCombo.Option(PASTE, [_feather_input()]),
                         io.DynamicCombo.Option(COLOUR, [_feather_input()]),
                         io.DynamicCombo.Option(POISSON, []),
@@ -135,16 +139,17 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
         check_sizes(z, source, m, image, vae)
         m = as_mask(vae.vae_encode_crop_pixels(m[..., None].expand(*m.shape, vae.output_channels))[..., 0])
 
-        plain = as_picture(frames_of(vae.decode(z)), "the decoded picture")
-        source, m = source.to(plain), m.to(plain)
+        source, m = (t.to(vae.output_device, vae.vae_output_dtype()) for t in (source, m))
+        plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
         settings = {key: value for key, value in method.items() if key != "method"}
         node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
         fit = METHODS[method["method"]](z, vae, source, m, plain, settings, node_id)
+        before = plain() if fit.plain is None else fit.plain
         report = "{}: background {:.2f} dB, was {:.2f} dB as decoded.".format(
-            method["method"], *(background_psnr(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, plain))
+            method["method"], *(background_psnr(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, before))
         )
         near = "Within {} px of the mask {:.2f} dB, was {:.2f} dB.".format(
-            BAND, *(ring_psnr(p.cpu(), source.cpu(), m.cpu(), BAND) for p in (fit.picture, plain))
+            BAND, *(ring_psnr(p.cpu(), source.cpu(), m.cpu(), BAND) for p in (fit.picture, before))
         )
         return io.NodeOutput(fit.picture.movedim(1, -1), fit.vae, "\n".join([report, near, *fit.remarks]))
 
@@ -172,33 +177,33 @@ def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.
     check_batch(len(m), len(z), "mask", "samples")
 
 
-def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Tensor, settings: dict, node_id: str | None) -> Fit:
+def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `fit_decoder`."""
     return fit_decoder(z, vae, source, m, **settings, node_id=node_id)
 
 
-def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Tensor, settings: dict, node_id: str | None) -> Fit:
+def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `fit_latent`."""
     return fit_latent(z, vae, source, m, **settings, node_id=node_id)
 
 
-def by_paste(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Tensor, settings: dict, node_id: str | None) -> Fit:
+def by_paste(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `paste`."""
-    return Fit(reconstruction.paste(plain, source, m, **settings), vae, [])
+    return Fit(reconstruction.paste(plain(), source, m, **settings), vae, [])
 
 
-def by_colour(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Tensor, settings: dict, node_id: str | None) -> Fit:
+def by_colour(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `colour_fit`."""
-    picture, fits = reconstruction.colour_fit(plain, source, m, **settings)
+    picture, fits = reconstruction.colour_fit(plain(), source, m, **settings)
     return Fit(picture, vae, [f"Picture {i + 1}: gain {', '.join(f'{g:.3f}' for g in one.gain.tolist())}." for i, one in enumerate(fits)])
 
 
-def by_poisson(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Tensor, settings: dict, node_id: str | None) -> Fit:
+def by_poisson(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `poisson`."""
-    return Fit(reconstruction.poisson(plain, source, m, comfy.model_management.throw_exception_if_processing_interrupted), vae, [])
+    return Fit(reconstruction.poisson(plain(), source, m, comfy.model_management.throw_exception_if_processing_interrupted), vae, [])
 
 
-def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Tensor, settings: dict, node_id: str | None) -> Fit:
+def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """The cheapest of the others that meets the targets; else the one whose seam shows least."""
     fits: dict[str, Fit] = {}
 

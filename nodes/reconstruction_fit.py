@@ -35,11 +35,12 @@ KERNELS = 1.25
 
 @dataclass(frozen=True)
 class Fit:
-    """The pictures (B, 3, H, W) in 0..1, the VAE to draw them again, and what there is to say."""
+    """The pictures (B, 3, H, W) in 0..1, the VAE to draw them again, what there is to say, and the plain decode where it was made on the way."""
 
     picture: Tensor
     vae: comfy.sd.VAE
     remarks: list[str]
+    plain: Tensor | None = None
 
 
 def fit_decoder(
@@ -47,10 +48,10 @@ def fit_decoder(
     vae: comfy.sd.VAE,
     source: Tensor,
     m: Tensor,
-    iterations: int = 75,
-    learning_rate: float = 5e-4,
+    iterations: int = 20,
+    learning_rate: float = 1e-3,
     background_weight: float = 100.0,
-    transition: int = 16,
+    transition: int = 8,
     background_target: float = 40.0,
     memory_budget: float = 0.0,
     node_id: str | None = None,
@@ -71,7 +72,7 @@ def fit_decoder(
         remarks = []
         for number, plan in enumerate(plans):
             try:
-                picture, outcome = run(copy, tail, z, source, m, transition, settings, plan, show_progress(iterations, node_id))
+                picture, plain, outcome = run(copy, tail, z, source, m, transition, settings, plan, show_progress(iterations, node_id))
                 break
             except Exception as error:
                 if not out_of_memory(error) or number == len(plans) - 1:
@@ -81,24 +82,25 @@ def fit_decoder(
             tail.modules.load_state_dict(before)
             comfy.model_management.soft_empty_cache()
         give_back(copy, vae)
-    return Fit(picture.to(vae.output_device, vae.vae_output_dtype()), copy, [*remarks, describe(outcome, plan)])
+    picture, plain = (t if t is None else t.to(vae.output_device, vae.vae_output_dtype()) for t in (picture, plain))
+    return Fit(picture, copy, [*remarks, describe(outcome, plan)], plain)
 
 
 def run(
     copy: comfy.sd.VAE, tail: Tail, z: Tensor, source: Tensor, m: Tensor, ring: int, settings: Settings, plan: Plan, on_step: OnStep
-) -> tuple[Tensor, Outcome]:
-    """One attempt within a plan: pictures (B, 3, H, W) in 0..1 on the source's device."""
+) -> tuple[Tensor, Tensor | None, Outcome]:
+    """One attempt within a plan: pictures (B, 3, H, W) in 0..1 on the source's device, and the plain decode if the plan has it."""
     rows, columns = plan.view
     scale = source.shape[-1] // z.shape[-1]
     place = (..., *(slice(cells.start * scale, cells.stop * scale) for cells in plan.view))
     seen, x, mask = z[..., rows, columns].to(copy.device), source[place].to(copy.device), m[place].to(copy.device)
-    _, found = reconstruction.look_at(decode_of(copy), tail, seen, x * 2 - 1, mask, ring, plan.work.tile)
+    x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, x * 2 - 1, mask, ring, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
     result = source.expand(len(z), -1, -1, -1).clone()
     result[place] = reconstruction.compose(tail, found, x, len(z), copy.process_output).to(result)
     if outcome.steps > 0:
         settle(decode_of(copy), tail, seen[:1], found[0].statistics)
-    return result, outcome
+    return result, copy.process_output(x_hat) if plan.whole else None, outcome
 
 
 def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:

@@ -77,7 +77,7 @@ def test_the_tuned_decoder_draws_the_source_around_the_mask(edit, plain, tuned):
     with torch.inference_mode():
         drawn = vae.decode(edit.latent["samples"])
     errors = [(picture - edit.image)[ring(edit)].square().mean() for picture in (drawn, plain)]
-    assert errors[0] < 0.75 * errors[1]
+    assert errors[0] < 0.85 * errors[1]
 
 
 def test_beyond_the_transition_the_source_stays_bit_for_bit(edit, tuned):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from .crop import Tile, share_of_edit, tiles_over
-from .objective import OnStep, Outcome, Settings, background_db, minimise, objective, trainable
+from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
 from .tail import Statistics, Tail, enter, held
 
 
@@ -62,23 +63,30 @@ def look_at(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, x: Tensor
 
 
 def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, on_step: OnStep) -> Outcome:
-    """Changes the tail's weights in place: give it a copy's. Each step looks at one part, each in its turn.
+    """Changes the tail's weights in place: give it a copy's. Each step looks at all parts of one candidate, each in its turn.
 
     The candidates of one source share the weights, since they share the background.
     """
+    candidates = [list(parts) for _, parts in groupby(found, lambda part: part.candidate)]
     with held(tail) as hold, trainable(tail.modules.parameters()) as theta:
 
-        def look(number: int) -> tuple[Tensor, float, Tensor]:
-            part = found[number % len(found)]
-            hold(part.statistics)
-            with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16):
-                y = tail.decode(part.h, part.tile.halo, work.thrifty).float()
-            counted = (part.share > 0).to(y)
-            near = 1 - (1 - part.m) * counted
-            loss = objective(y * counted, part.x_hat * counted, part.x * counted, part.m, settings.lam)
-            return loss, background_db(y.detach(), part.x, near), y
+        def look(number: int) -> tuple[float, float, Tensor]:
+            parts = candidates[number % len(candidates)]
+            pixels = sum(part.share.numel() for part in parts)
+            total, sums = 0.0, []
+            for part in parts:
+                hold(part.statistics)
+                with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16):
+                    y = tail.decode(part.h, part.tile.halo, work.thrifty).float()
+                near = (part.share > 0).to(y)
+                loss = objective(y * near, part.x_hat * near, part.x * near, part.m, settings.lam) * (part.share.numel() / pixels)
+                loss.backward()
+                total += float(loss.detach())
+                sums.append(background_sums(y.detach(), part.x, 1 - (1 - part.m) * near))
+            squares, weights = zip(*sums, strict=True)
+            return total, decibels(sum(squares), sum(weights)), y.detach()
 
-        return minimise(theta, look, settings, on_step, rounds=len(found))
+        return minimise(theta, look, settings, on_step, rounds=len(candidates))
 
 
 def compose(tail: Tail, found: list[Part], x: Tensor, count: int, finish: Callable[[Tensor], Tensor]) -> Tensor:

@@ -21,9 +21,11 @@ def tune_latent(decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor, m: Ten
         x_hat = decode(z)
     with trainable([z.detach().clone()]) as (z_star,):
 
-        def look(number: int) -> tuple[Tensor, float, Tensor]:
+        def look(number: int) -> tuple[float, float, Tensor]:
             y = decode(z_star)
-            return objective(y, x_hat, x, m, settings.lam), background_db(y.detach(), x, m), y
+            loss = objective(y, x_hat, x, m, settings.lam)
+            loss.backward()
+            return float(loss.detach()), background_db(y.detach(), x, m), y.detach()
 
         outcome = minimise([z_star], look, settings, on_step)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..metrics import psnr
 
 # Adam's first steps move every weight by the whole rate, whatever its gradient: from a decoder that is nearly right, away.
-WARM_UP = 10
+WARM_UP = 5
 # A fit has stopped improving when PATIENCE rounds brought less than this many dB.
 PATIENCE, GAIN_DB = 20, 0.05
 # A loss that is so many times what it was at first is not going to come back; less may be Adam finding its feet.
@@ -75,42 +75,54 @@ def background_error(y: Tensor, x: Tensor, m: Tensor) -> Tensor:
 
 def background_db(y: Tensor, x: Tensor, m: Tensor) -> float:
     """PSNR in dB, of pictures in -1..1, weighted by 1 - m; NaN where m leaves nothing out."""
-    weight = (1 - m).square().expand_as(y).sum()
-    return psnr(float(background_error(y, x, m).square().sum() / weight) / 4) if weight > 0 else math.nan
+    return decibels(*background_sums(y, x, m))
 
 
-def minimise(variables: Iterable[Tensor], look: Callable[[int], tuple[Tensor, float, Tensor]], settings: Settings, on_step: OnStep, rounds: int = 1) -> Outcome:
+def background_sums(y: Tensor, x: Tensor, m: Tensor) -> tuple[float, float]:
+    """The sum of squares of the background's error, and of its weights."""
+    return float(background_error(y, x, m).square().sum()), float((1 - m).square().expand_as(y).sum())
+
+
+def decibels(squares: float, weight: float) -> float:
+    """PSNR of pictures in -1..1; NaN without a weight."""
+    return psnr(squares / weight / 4) if weight > 0 else math.nan
+
+
+Look = Callable[[int], tuple[float, float, Tensor]]
+
+
+def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_step: OnStep, rounds: int = 1) -> Outcome:
     """Adam on `variables`, in place. The rate rises over the first steps and falls to nothing at the last.
 
     It ends early where the background reaches its target or improves no more, and where the loss is not finite or has
     risen to several times what it was at first: then the best state seen is put back.
 
     Args:
-        look: of a step's number, (the loss with its graph, the background's dB, the picture).
+        look: of a step's number, (the loss, the background's dB, the picture); it leaves the loss's gradients on the variables.
         on_step: called before each step's change; what it raises ends the descent.
         rounds: how many steps in a row see different parts of one whole; losses are compared as means over as many.
     """
     variables = list(variables)
     optimiser = torch.optim.Adam(variables, lr=settings.lr)
     outcome, kept = Outcome("all steps done"), [v.detach().clone() for v in variables]
-    losses, levels, first = deque(maxlen=rounds), deque(maxlen=rounds), math.inf
+    losses: deque[float] = deque(maxlen=rounds)
+    levels: deque[float] = deque(maxlen=rounds)
+    first = math.inf
     for number in range(settings.iterations):
         optimiser.zero_grad(set_to_none=True)
         loss, background, picture = look(number)
-        value = float(loss.detach())
-        on_step(Step(number, value, background, picture.detach()))
-        losses.append(value)
+        on_step(Step(number, loss, background, picture))
+        losses.append(loss)
         levels.append(background)
+        mean = sum(losses) / len(losses)
+        if not mean <= DIVERGED * first or not math.isfinite(mean):
+            outcome.reason = "diverged"
+            break
         if len(losses) == rounds:
-            mean = sum(losses) / rounds
-            first = mean if outcome.background == [] else first
-            if not mean <= DIVERGED * first:
-                outcome.reason = "diverged"
-                break
+            first = mean if math.isinf(first) else first
             if mean < outcome.best:
                 outcome.best = mean
-                for keep, v in zip(kept, variables, strict=True):
-                    keep.copy_(v.detach())
+                copy_into(kept, variables)
             outcome.background.append(sum(levels) / rounds)
             if outcome.background[-1] >= settings.target:
                 outcome.reason = "target reached"
@@ -118,20 +130,21 @@ def minimise(variables: Iterable[Tensor], look: Callable[[int], tuple[Tensor, fl
             if stalled(outcome.background, PATIENCE * rounds):
                 outcome.reason = "no longer improved"
                 break
-        elif not math.isfinite(value):
-            outcome.reason = "diverged"
-            break
-        loss.backward()
         for group in optimiser.param_groups:
             group["lr"] = settings.lr * rate(number, settings.iterations)
         optimiser.step()
         outcome.steps = number + 1
     if outcome.reason == "diverged" or not all(torch.isfinite(v).all() for v in variables):
         outcome.reason, outcome.restored = "diverged", True
-        with torch.no_grad():
-            for keep, v in zip(kept, variables, strict=True):
-                v.copy_(keep)
+        copy_into(variables, kept)
     return outcome
+
+
+@torch.no_grad()
+def copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Each the value of its source."""
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
 
 
 def rate(number: int, iterations: int) -> float:
