@@ -37,11 +37,11 @@ def _fit_inputs(iterations: int, rate: float, rate_tooltip: str) -> list[io.Inpu
 def _crop_inputs() -> list[io.Input]:
     return [
         io.Int.Input(
-            "transition",
+            "surroundings",
             default=8,
             min=1,
             max=512,
-            tooltip="Pixels around the mask over which the tuned picture turns into the source; beyond, the source's own pixels are kept. Not in the paper.",
+            tooltip="Pixels around the mask that the decoder learns to draw as the source has them, so that the edit meets them. The paper: the whole picture.",
         ),
         io.Float.Input(
             "background_target",
@@ -49,7 +49,7 @@ def _crop_inputs() -> list[io.Input]:
             min=0.0,
             max=200.0,
             step=0.5,
-            tooltip="Stops once the transition is this near to the source, in dB. It also stops when that no longer improves. Not in the paper.",
+            tooltip="Stops once the decoder draws the surroundings this near to the source, in dB. It also stops when that gets no better. Not in the paper.",
         ),
         _memory_input(),
     ]
@@ -104,7 +104,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=[
-                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 1e-3, RATE_TOOLTIP), *_crop_inputs()]),
+                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 5e-4, RATE_TOOLTIP), *_crop_inputs()]),
                         io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, "Of Adam, in units of the latent; falls to nothing at the last step.")),
                         io.DynamicCombo.Option(PASTE, [_feather_input()]),
                         io.DynamicCombo.Option(COLOUR, [_feather_input()]),

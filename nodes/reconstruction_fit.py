@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.model_management
 import comfy.sd
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..bld import reconstruction
 from ..bld.metrics import psnr
-from ..bld.reconstruction.crop import Box, share_of_edit, span
+from ..bld.reconstruction.crop import Box, nearby, span
 from ..bld.reconstruction.decoder import Work
 from ..bld.reconstruction.memory import peak_bytes
 from ..bld.reconstruction.objective import OnStep, Outcome, Settings, Step, trainable
@@ -49,9 +50,9 @@ def fit_decoder(
     source: Tensor,
     m: Tensor,
     iterations: int = 20,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 5e-4,
     background_weight: float = 100.0,
-    transition: int = 8,
+    surroundings: int = 8,
     background_target: float = 40.0,
     memory_budget: float = 0.0,
     node_id: str | None = None,
@@ -66,13 +67,13 @@ def fit_decoder(
         # What arrives was made in inference mode, where autograd cannot save it: clones can be.
         z, source, m = (t.clone().float() for t in (z, source, m))
         load_for_training(copy, len(z) * source.shape[-1] * source.shape[-2] * 64)
-        plans = make_plans(copy, tail, z, m, transition, memory_budget)
+        plans = make_plans(copy, tail, z, m, surroundings, memory_budget)
         settings = Settings(background_weight, iterations if background_weight > 0 and (m == 0).any() else 0, learning_rate, background_target)
         before = {name: weight.clone() for name, weight in tail.modules.state_dict().items()}
         remarks = []
         for number, plan in enumerate(plans):
             try:
-                picture, plain, outcome = run(copy, tail, z, source, m, transition, settings, plan, show_progress(iterations, node_id))
+                picture, plain, outcome = run(copy, tail, z, source, m, surroundings, settings, plan, show_progress(iterations, node_id))
                 break
             except Exception as error:
                 if not out_of_memory(error) or number == len(plans) - 1:
@@ -96,10 +97,13 @@ def run(
     seen, x, mask = z[..., rows, columns].to(copy.device), source[place].to(copy.device), m[place].to(copy.device)
     x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, x * 2 - 1, mask, ring, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
-    result = source.expand(len(z), -1, -1, -1).clone()
-    result[place] = reconstruction.compose(tail, found, x, len(z), copy.process_output).to(result)
+    drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)
     if outcome.steps > 0:
         settle(decode_of(copy), tail, seen[:1], found[0].statistics)
+    # What little the tuned picture is off along the edge is spread over the mask; without a fit it is left as it is.
+    meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)
+    result = source.expand(len(z), -1, -1, -1).clone()
+    result[place] = (meet if settings.iterations > 0 else reconstruction.paste)(drawn, x, mask).to(result)
     return result, copy.process_output(x_hat) if plan.whole else None, outcome
 
 
@@ -152,7 +156,7 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int, 
     scale = m.shape[-1] // z.shape[-1]
     budget = memory_budget * GIB or 0.9 * comfy.model_management.get_free_memory(copy.device)
     frame = tuple(slice(0, side) for side in z.shape[-2:])
-    near = surroundings(share_of_edit(m, ring).amax((0, 1)) > 0, scale, 0)
+    near = box_of(nearby(m, ring).amax((0, 1)) > 0, scale)
     around = tuple(slice(max(0, s.start - CONTEXT), min(side, s.stop + CONTEXT)) for s, side in zip(near, z.shape[-2:], strict=True))
     dtype = torch.bfloat16 if has_bfloat16(copy.device) else torch.float32
     decode, stored = measure_decode(copy, tail, z)
@@ -177,10 +181,9 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int, 
     return fitting or plans[-1:]
 
 
-def surroundings(wanted: Tensor, scale: int, margin: int) -> Box:
-    """The cells that hold what is wanted, (H, W) of bool, and `margin` more."""
-    ends = (span(wanted.any(axis), scale) for axis in (1, 0))
-    return tuple(slice(start - margin, stop + margin) for start, stop in ends)
+def box_of(wanted: Tensor, scale: int) -> Box:
+    """The cells that hold what is wanted, (H, W) of bool."""
+    return tuple(slice(*span(wanted.any(axis), scale)) for axis in (1, 0))
 
 
 def area(box: Box) -> int:
@@ -282,5 +285,5 @@ def tell(text: str, node_id: str | None) -> None:
 
 def ring_psnr(picture: Tensor, source: Tensor, m: Tensor, width: int) -> float:
     """PSNR in dB of the unmasked pixels at most `width` from the mask; NaN where there are none."""
-    near = ((share_of_edit(m, width) > 0) & (m == 0)[:, None]).expand_as(picture)
+    near = ((nearby(m, width) > 0) & (m == 0)[:, None]).expand_as(picture)
     return psnr(float((picture - source).square()[near].double().mean()))

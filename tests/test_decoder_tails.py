@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from blended_latent_diffusion.bld.reconstruction.crop import tiles_over
-from blended_latent_diffusion.bld.reconstruction.decoder import compose, look_at
+from blended_latent_diffusion.bld.reconstruction.decoder import draw, look_at
 from blended_latent_diffusion.bld.reconstruction.tail import enter, held
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 from blended_latent_diffusion.nodes.reconstruction_fit import decode_of
@@ -90,7 +90,7 @@ def test_tiles_together_draw_what_the_whole_decoder_draws(kind):
         m[:, 8:-40, 60:-8] = 1
         x_hat, found = look_at(decode, tail, z, torch.zeros_like(whole), m, 8, 32)
         assert torch.equal(x_hat, whole) and len(found) > 4
-        picture = compose(tail, found, torch.zeros_like(whole), 1, lambda y: y)
+        picture = draw(tail, found, torch.zeros_like(whole), 1, lambda y: y)
     inside = (m > 0)[:, None].expand_as(whole)
     assert (picture - whole)[inside].abs().max() < 2e-5 * whole.abs().max()
 
@@ -119,7 +119,7 @@ def test_the_node_takes_every_image_vae(kind, method):
     image, mask = torch.rand(1, side, side, 3), torch.zeros(1, side, side)
     mask[:, 16:32, 16:32] = 1
     fit = {"iterations": 2, "learning_rate": 1e-4, "background_weight": 100.0} if method != "paste" else {}
-    fit |= {"transition": 8} if method == "decoder weights" else {}
+    fit |= {"surroundings": 8} if method == "decoder weights" else {}
     before = [weight.clone() for weight in vae.first_stage_model.state_dict().values()]
     with torch.inference_mode():
         picture, _, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, {"method": method, **fit}).args

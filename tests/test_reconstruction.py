@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from blended_latent_diffusion.bld import reconstruction
-from blended_latent_diffusion.bld.metrics import background_psnr
-from blended_latent_diffusion.bld.reconstruction.crop import share_of_edit
+from blended_latent_diffusion.bld.metrics import background_psnr, seam
+from blended_latent_diffusion.bld.reconstruction.crop import nearby
 from blended_latent_diffusion.bld.reconstruction.objective import objective
 from blended_latent_diffusion.nodes import reconstruction_fit
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
@@ -22,7 +22,7 @@ from blended_latent_diffusion.nodes.vae import copy_in_float32
 from conftest import Edit
 
 FIT = {"iterations": 20, "learning_rate": 1e-3, "background_weight": 100.0}
-DECODER = {"method": "decoder weights", **FIT, "transition": 12, "background_target": 100.0, "memory_budget": 0.0}
+DECODER = {"method": "decoder weights", **FIT, "surroundings": 12, "background_target": 100.0, "memory_budget": 0.0}
 LATENT = {"method": "latent", **FIT, "learning_rate": 0.05}
 PASTE = {"method": "paste", "feather": 0}
 AUTO = {"method": "auto", "target_background": 40.0, "target_seam": 255.0, "memory_budget": 0.0}
@@ -50,8 +50,8 @@ def tuned(edit: Edit) -> tuple:
 
 
 def ring(edit: Edit) -> Tensor:
-    """The unmasked pixels that the transition reaches."""
-    return ((share_of_edit(edit.mask, DECODER["transition"]) > 0)[:, 0] & (edit.mask == 0))[..., None].expand_as(edit.image)
+    """The unmasked pixels that the decoder is tuned on."""
+    return ((nearby(edit.mask, DECODER["surroundings"]) > 0)[:, 0] & (edit.mask == 0))[..., None].expand_as(edit.image)
 
 
 def fingerprint(vae) -> str:
@@ -80,10 +80,16 @@ def test_the_tuned_decoder_draws_the_source_around_the_mask(edit, plain, tuned):
     assert errors[0] < 0.85 * errors[1]
 
 
-def test_beyond_the_transition_the_source_stays_bit_for_bit(edit, tuned):
-    beyond = ~ring(edit) & (edit.mask == 0)[..., None]
-    assert beyond.any() and torch.equal(tuned[0][beyond], edit.image[beyond])
-    assert not torch.equal(tuned[0][ring(edit)], edit.image[ring(edit)])
+def test_outside_the_mask_the_source_stays_bit_for_bit(edit, tuned):
+    outside = (edit.mask == 0)[..., None].expand_as(edit.image)
+    assert torch.equal(tuned[0][outside], edit.image[outside])
+
+
+def test_the_fit_shows_the_seam_less_than_a_paste(edit, tuned):
+    x, m = edit.image.movedim(-1, 1), edit.mask
+    ours, paste = (picture.movedim(-1, 1) for picture in (tuned[0], reconstruct(edit, PASTE)[0]))
+    assert seam(ours, x, m) < 0.7 * seam(paste, x, m)
+    assert seam(ours, x, m) < 1, "less than one of 255 levels"
 
 
 def test_the_tuned_vae_draws_the_same_inside_the_mask_in_the_hosts_decode(edit, tuned):
@@ -91,7 +97,7 @@ def test_the_tuned_vae_draws_the_same_inside_the_mask_in_the_hosts_decode(edit, 
     with torch.inference_mode():
         again = host_nodes.VAEDecode().decode(vae, edit.latent)[0]
     inside = (edit.mask > 0)[..., None].expand_as(again)
-    assert (again - image)[inside].abs().max() < 1e-3
+    assert (again - image)[inside].abs().mean() < 0.01
 
 
 def test_paste_keeps_the_background_exactly_and_the_edit_too(edit, plain):
@@ -164,8 +170,7 @@ def test_it_stops_at_the_target(edit):
 def test_a_rate_that_is_far_too_high_gives_the_best_state_and_says_so(edit, plain):
     image, _, report = reconstruct(edit, DECODER | {"learning_rate": 1.0, "iterations": 30})
     assert "diverged: the best state was put back" in report
-    inside = (edit.mask > 0)[..., None].expand_as(image)
-    assert torch.allclose(image[inside], plain[inside], atol=1e-4), "the best state was the first"
+    assert torch.allclose(image, reconstruct(edit, {"method": "poisson"})[0], atol=0.02), "the best state was the first"
 
 
 def test_alpha_is_dropped(edit):
@@ -180,15 +185,16 @@ def test_a_batch_shares_one_source_mask_and_decoder(edit):
     image, _, report = reconstruct(edit, DECODER | {"iterations": 20}, samples=batch)
     untouched = reconstruct(edit, DECODER | {"iterations": 0}, samples=batch)[0]
     assert image.shape == (2, 128, 128, 3) and "20 steps" in report
-    for tuned, before in zip(image, untouched, strict=True):
-        assert psnr(edit, tuned[None]) > psnr(edit, before[None]) + 0.5
+    x, m = edit.image.movedim(-1, 1), edit.mask
+    for tuned, before in zip(image.movedim(-1, 1), untouched.movedim(-1, 1), strict=True):
+        assert seam(tuned[None], x, m) < 0.7 * seam(before[None], x, m)
     assert not torch.equal(image[0], image[1])
 
 
 def test_far_apart_regions_are_each_reconstructed(edit):
     mask = torch.zeros_like(edit.mask)
     mask[:, 8:24, 8:24] = mask[:, 104:120, 104:120] = 1
-    few = DECODER | {"transition": 4, "iterations": 0}
+    few = DECODER | {"surroundings": 4, "iterations": 0}
     image = reconstruct(edit, few, mask=mask)[0]
     changed = (image != edit.image).any(-1)
     assert changed[0, 8:24, 8:24].all() and changed[0, 104:120, 104:120].all() and not changed[0, 40:90].any()
@@ -279,7 +285,7 @@ def test_a_small_budget_is_kept_by_computing_more(edit, tuned):
     image, _, report = reconstruct(edit, DECODER | {"memory_budget": 0.07})
     needed = float(re.search(r"at most ([\d.]+) GiB", report)[1])
     assert needed <= 0.07 and "with activations computed twice" in report
-    assert abs(psnr(edit, image) - psnr(edit, tuned[0])) < 0.1
+    assert (image - tuned[0]).abs().max() < 0.05
 
 
 def test_a_budget_that_is_too_small_is_refused(edit):

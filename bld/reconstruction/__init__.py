@@ -2,10 +2,10 @@
 
 from .auto import best_of, cheapest
 from .colour import colour_fit
-from .decoder import compose, look_at, tune_decoder
+from .decoder import draw, look_at, tune_decoder
 from .latent import tune_latent
 from .objective import Settings
 from .paste import paste
 from .poisson import poisson
 
-__all__ = ["Settings", "best_of", "cheapest", "colour_fit", "compose", "look_at", "paste", "poisson", "tune_decoder", "tune_latent"]
+__all__ = ["Settings", "best_of", "cheapest", "colour_fit", "draw", "look_at", "paste", "poisson", "tune_decoder", "tune_latent"]

@@ -1,4 +1,4 @@
-"""The surroundings of a mask: all that a reconstruction has to look at, since beyond them the source's own pixels are kept."""
+"""The surroundings of a mask: all that a reconstruction has to look at."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ from torch import Tensor
 Box = tuple[slice, slice]
 
 
-def share_of_edit(m: Tensor, ring: int) -> Tensor:
-    """How much of each pixel is taken from the edit: 1 where m > 0, falling to 0 over the `ring` pixels around, the rest from the source.
-
-    (B, H, W) -> (B, 1, H, W).
-    """
+def nearby(m: Tensor, ring: int) -> Tensor:
+    """1 where m > 0 and on the `ring` pixels around, else 0: (B, H, W) -> (B, 1, H, W)."""
     distances = [distance_transform_edt(~region) if region.any() else np.full(region.shape, np.inf) for region in (m > 0).cpu().numpy()]
-    t = (1 - torch.from_numpy(np.stack(distances)).to(m) / (ring + 1)).clamp(0, 1)
-    # Level at both ends, so that the transition itself has no edge.
-    return (t * t * (3 - 2 * t))[:, None]
+    return torch.from_numpy(np.stack(distances) <= ring).to(m)[:, None]
 
 
 @dataclass(frozen=True)
