@@ -250,6 +250,8 @@ def describe(outcome: Outcome, plan: Plan) -> str:
     parts = [f"{outcome.steps} steps, {outcome.reason}"]
     if outcome.restored:
         parts[0] += ": the best state was put back; try a lower learning_rate"
+    if outcome.background:
+        parts.append(f"the decoder's picture of the mask's surroundings came from {outcome.background[0]:.1f} to {outcome.background[-1]:.1f} dB")
     parts.append(f"{'bfloat16' if plan.work.dtype == torch.bfloat16 else 'float32'}, at most {plan.bytes / GIB:.2f} GiB")
     if not plan.whole:
         parts.append("only the mask's surroundings were decoded")
