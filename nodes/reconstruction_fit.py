@@ -30,8 +30,8 @@ CONTEXT = 12
 PROBES = 4, 8
 # Pixels a side, from the cheapest in time to the smallest.
 TILES = 1 << 20, 1024, 512, 256, 128, 64
-# What the kernels take for themselves beside the tensors.
-KERNELS = 1.25
+# What the kernels take beside the tensors, as a multiple of all: on the CPU, copies in an order of their own, measured on a decode at 2048x2048.
+KERNELS, KERNELS_CPU = 1.25, 2.75
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,10 @@ def fit_decoder(
         tail = tail_of(copy)
         # What arrives was made in inference mode, where autograd cannot save it: clones can be.
         z, source, m = (t.clone().float() for t in (z, source, m))
-        load_for_training(copy, len(z) * source.shape[-1] * source.shape[-2] * 64)
-        plans = make_plans(copy, tail, z, m, surroundings, memory_budget)
+        load_for_training(copy, 0)
+        plans = make_plans(copy, tail, z, m, surroundings)
+        load_for_training(copy, plans[0].bytes)
+        plans = affordable(plans, memory_budget, comfy.model_management.get_free_memory(copy.device))
         settings = Settings(background_weight, iterations if background_weight > 0 and (m == 0).any() else 0, learning_rate, background_target)
         before = {name: weight.clone() for name, weight in tail.modules.state_dict().items()}
         remarks = []
@@ -148,13 +150,9 @@ class Cost:
         return self.fixed + self.pixel * pixels
 
 
-def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int, memory_budget: float) -> list[Plan]:
-    """The ways to fit that the memory allows, the fastest first; each takes less than the one before.
-
-    Raises ValueError where the given budget allows none.
-    """
+def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) -> list[Plan]:
+    """The ways to fit, the fastest first; each takes less memory than the one before."""
     scale = m.shape[-1] // z.shape[-1]
-    budget = memory_budget * GIB or 0.9 * comfy.model_management.get_free_memory(copy.device)
     frame = tuple(slice(0, side) for side in z.shape[-2:])
     near = box_of(nearby(m, ring).amax((0, 1)) > 0, scale)
     around = tuple(slice(max(0, s.start - CONTEXT), min(side, s.stop + CONTEXT)) for s, side in zip(near, z.shape[-2:], strict=True))
@@ -163,6 +161,7 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int, 
     steps = {thrifty: measure_step(copy, tail, z, Work(0, thrifty, dtype)) for thrifty in (False, True)}
     theta = sum(p.nbytes for p in tail.modules.parameters())
     base = copy.model_size() + 4 * theta
+    kernels = KERNELS_CPU if comfy.model_management.is_device_cpu(copy.device) else KERNELS
     plans: list[Plan] = []
     for view in (frame, around):
         pixels = scale**2 * area(view)
@@ -171,11 +170,19 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int, 
             sides = [min(tile, scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in near]
             seen = min(sides[0], scale * z.shape[-2]) * min(sides[1], scale * z.shape[-1])
             for thrifty in (False, True):
-                needed = base + pictures + KERNELS * max(decode.of(pixels), steps[thrifty].of(seen))
+                needed = base + pictures + kernels * max(decode.of(pixels), steps[thrifty].of(seen))
                 plan = Plan(view, view == frame, Work(tile, thrifty, dtype), int(needed))
                 if not plans or plan.bytes < plans[-1].bytes:
                     plans.append(plan)
-    fitting = [plan for plan in plans if plan.bytes <= budget]
+    return plans
+
+
+def affordable(plans: list[Plan], memory_budget: float, free: float) -> list[Plan]:
+    """Those that the budget in GiB allows, or without one nine tenths of the free bytes; of these at least the last.
+
+    Raises ValueError where a given budget allows none.
+    """
+    fitting = [plan for plan in plans if plan.bytes <= (memory_budget * GIB or 0.9 * free)]
     if not fitting and memory_budget > 0:
         raise ValueError(f"memory_budget was {memory_budget:g} GiB, must be at least {plans[-1].bytes / GIB:.2f} for this mask, or 0 for all there is.")
     return fitting or plans[-1:]
