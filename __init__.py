@@ -9,6 +9,7 @@ from .nodes.apply_mask_schedule import ApplyMaskSchedule
 from .nodes.blended_latent_ksampler import BlendedLatentKSampler
 from .nodes.clip_rank_batch import ClipRankBatch
 from .nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from .nodes.edit_report import EditReport
 from .nodes.latent_mask_resize import LatentMaskResize
 from .nodes.open_clip_loader import OpenClipLoader
 from .nodes.progressive_mask_dilate import ProgressiveMaskDilate
@@ -31,6 +32,7 @@ class BlendedLatentDiffusion(ComfyExtension):
             OpenClipLoader,
             ClipRankBatch,
             PruneCandidates,
+            EditReport,
         ]
 
 

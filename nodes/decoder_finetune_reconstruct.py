@@ -1,31 +1,89 @@
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import comfy.model_management
 import comfy.sd
-import comfy.utils
-import torch
 from comfy_api.latest import io
-from PIL import Image
 from torch import Tensor
 
 from ..bld import reconstruction
 from ..bld.metrics import background_psnr
 from .checks import as_image_samples, as_mask, as_picture, check_batch
+from .reconstruction_fit import Fit, fit_decoder, fit_latent, ring_psnr
 from .types import CATEGORY
-from .vae import decoder_of, give_back, load_for_training, trainable_copy
 
-DECODER, LATENT, PASTE = "decoder weights", "latent", "paste"
+DECODER, LATENT, PASTE, COLOUR, POISSON, AUTO = "decoder weights", "latent", "paste", "colour fit", "poisson", "auto"
+RATE_TOOLTIP = "Of Adam, at its highest: it rises over five steps and falls to nothing at the last. The paper: 0.0001, for 75 steps of the whole decoder."
+Plain = Callable[[], Tensor]
+# Pixels around the mask that the report looks at by themselves.
+BAND = 16
 
 
-def _fit_inputs(rate: float, rate_tooltip: str) -> list[io.Input]:
+def _fit_inputs(iterations: int, rate: float, rate_tooltip: str) -> list[io.Input]:
     return [
-        io.Int.Input("iterations", default=75, min=0, max=10000, tooltip="Adam steps. The paper: 75, for the decoder weights."),
+        io.Int.Input(
+            "iterations", default=iterations, min=0, max=10000, tooltip="Adam steps at most. The paper: 75, of the whole decoder on the whole picture."
+        ),
         io.Float.Input("learning_rate", default=rate, min=0.0, max=1.0, step=0.00001, round=0.0000001, tooltip=rate_tooltip),
         io.Float.Input(
             "background_weight", default=100.0, min=0.0, max=100000.0, step=1.0, tooltip="Lambda, the weight of the background in the loss. The paper: 100."
         ),
+    ]
+
+
+def _crop_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "surroundings",
+            default=8,
+            min=1,
+            max=512,
+            tooltip="Pixels around the mask that the decoder learns to draw as the source has them, so that the edit meets them. The paper: the whole picture.",
+        ),
+        io.Float.Input(
+            "background_target",
+            default=40.0,
+            min=0.0,
+            max=200.0,
+            step=0.5,
+            tooltip="Stops once the decoder draws the surroundings this near to the source, in dB. It also stops when that gets no better. Not in the paper.",
+        ),
+        _memory_input(),
+    ]
+
+
+def _memory_input() -> io.Input:
+    return io.Float.Input(
+        "memory_budget",
+        default=0.0,
+        min=0.0,
+        max=1024.0,
+        step=0.25,
+        round=0.01,
+        tooltip="GiB that the fit may take, found before its first step: with less it works in tiles and computes more. 0: all that is free.",
+    )
+
+
+def _feather_input() -> io.Input:
+    return io.Int.Input("feather", default=0, min=0, max=1024, tooltip="Pixels of transition, all of them inside the mask.")
+
+
+def _auto_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input("target_background", default=40.0, min=0.0, max=200.0, step=0.5, tooltip="The least PSNR of the unmasked area, in dB."),
+        io.Float.Input(
+            "target_seam",
+            default=2.0,
+            min=0.0,
+            max=255.0,
+            step=0.1,
+            round=0.01,
+            tooltip="The most that the mask's edge may show, in levels of 255: the step across it beyond the source's own.",
+        ),
+        _memory_input(),
     ]
 
 
@@ -46,20 +104,30 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=[
-                        io.DynamicCombo.Option(DECODER, _fit_inputs(1e-4, "Of Adam. The paper: 0.0001.")),
-                        io.DynamicCombo.Option(LATENT, _fit_inputs(0.05, "Of Adam, in units of the latent.")),
-                        io.DynamicCombo.Option(
-                            PASTE, [io.Int.Input("feather", default=0, min=0, max=1024, tooltip="Pixels of transition, all of them inside the mask.")]
-                        ),
+                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 5e-4, RATE_TOOLTIP), *_crop_inputs()]),
+                        io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, "Of Adam, in units of the latent; falls to nothing at the last step.")),
+                        io.DynamicCombo.Option(PASTE, [_feather_input()]),
+                        io.DynamicCombo.Option(COLOUR, [_feather_input()]),
+                        io.DynamicCombo.Option(POISSON, []),
+                        io.DynamicCombo.Option(AUTO, _auto_inputs()),
                     ],
                     tooltip="decoder weights: fine-tunes a copy of the decoder so that it draws this background (the paper). latent: optimises the latent; "
-                    "smooth. paste: the source's own pixels outside the mask; exact, but the seam shows.",
+                    "smooth. paste: the source's own pixels outside the mask; exact, but the seam shows. colour fit: a paste after the edit was brought to the "
+                    "source's tone. poisson: a paste without a seam, whose colours drift. auto: the cheapest of paste, colour fit, poisson and decoder weights "
+                    "that meets two targets.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The edited pictures."),
-                io.Vae.Output(display_name="vae", tooltip="The tuned copy with method decoder weights, else the VAE passed in."),
-                io.String.Output(display_name="report", tooltip="What was done, with the background's PSNR before and after."),
+                io.Vae.Output(
+                    display_name="vae",
+                    tooltip="With method decoder weights the tuned copy, for VAE Decode: around the mask it draws the source, elsewhere about what "
+                    "the VAE passed in draws, since it was tuned on the mask's surroundings only. Else the VAE passed in.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="What was done, with the background's PSNR before and after, and that of the pixels next to the mask."
+                ),
             ],
         )
 
@@ -71,65 +139,99 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
         check_sizes(z, source, m, image, vae)
         m = as_mask(vae.vae_encode_crop_pixels(m[..., None].expand(*m.shape, vae.output_channels))[..., 0])
 
-        plain = vae.decode(z).movedim(-1, 1)
+        source, m = (t.to(vae.output_device, vae.vae_output_dtype()) for t in (source, m))
+        plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
         settings = {key: value for key, value in method.items() if key != "method"}
-        if method["method"] == PASTE:
-            picture, tuned = reconstruction.paste(plain, source.to(plain), m.to(plain), **settings), vae
-        else:
-            picture, tuned = fit(method["method"], z, vae, source, m, **settings)
+        node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
+        fit = METHODS[method["method"]](z, vae, source, m, plain, settings, node_id)
+        before = plain() if fit.plain is None else fit.plain
         report = "{}: background {:.2f} dB, was {:.2f} dB as decoded.".format(
-            method["method"], *(background_psnr(p.cpu(), source.cpu(), m.cpu()) for p in (picture, plain))
+            method["method"], *(background_psnr(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, before))
         )
-        return io.NodeOutput(picture.movedim(1, -1), tuned, report)
+        near = "Within {} px of the mask {:.2f} dB, was {:.2f} dB.".format(
+            BAND, *(ring_psnr(p.cpu(), source.cpu(), m.cpu(), BAND) for p in (fit.picture, before))
+        )
+        return io.NodeOutput(fit.picture.movedim(1, -1), fit.vae, "\n".join([report, near, *fit.remarks]))
+
+
+def frames_of(decoded: Tensor) -> Tensor:
+    """What a video VAE decodes to, (B, 1, H, W, C), as an IMAGE; pictures as they are."""
+    return decoded[:, 0] if decoded.ndim == 5 else decoded
 
 
 def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.sd.VAE) -> None:
     """Raises ValueError unless the latent, the source (cropped as VAE Encode crops it), the mask and the batches fit together."""
-    if z.ndim != 4:
-        raise ValueError(f"samples had shape {list(z.shape)}, must be (batch, channels, height, width): one-frame video latents cannot be reconstructed yet.")
+    if vae.latent_dim not in (2, 3) or vae.output_channels < 3:
+        raise ValueError(f"vae is a {type(vae.first_stage_model).__name__}, which draws no pictures: give an image VAE, with any method.")
+    wanted = "(batch, channels, 1, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
+    if (vae.latent_dim == 3) != (z.ndim == 5):
+        raise ValueError(f"samples had shape {list(z.shape)}, must be {wanted} for this VAE.")
+    if z.shape[1] != vae.latent_channels:
+        raise ValueError(f"samples had {z.shape[1]} channels, must have {vae.latent_channels} for this VAE.")
     size = [side * vae.spacial_compression_decode() for side in z.shape[-2:]]
     if list(source.shape[-2:]) != size:
-        raise ValueError(
-            f"image is {image.shape[2]}x{image.shape[1]}, but samples decode to {size[1]}x{size[0]}: give the picture that went into VAE Encode."
-        )
+        raise ValueError(f"image is {image.shape[2]}x{image.shape[1]}, but samples decode to {size[1]}x{size[0]}: give the picture that went into VAE Encode.")
     if m.shape[-2:] != image.shape[1:3]:
         raise ValueError(f"mask is {m.shape[-1]}x{m.shape[-2]}, but image is {image.shape[2]}x{image.shape[1]}: give the mask of this picture.")
     check_batch(len(source), len(z), "image", "samples")
     check_batch(len(m), len(z), "mask", "samples")
 
 
-def fit(
-    method: str, z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, iterations: int, learning_rate: float, background_weight: float
-) -> tuple[Tensor, comfy.sd.VAE]:
-    """The two methods that optimise: pictures (B, 3, H, W) in 0..1, and the VAE that decoded them."""
-    decoder_of(vae)
-    with torch.inference_mode(False), torch.enable_grad():
-        copy = trainable_copy(vae)
-        load_for_training(copy, z)
-        # What arrives was made in inference mode, where autograd cannot save it: clones can be.
-        z, x, m = (t.clone().to(vae.device, torch.float32) for t in (z, source * 2 - 1, m[:, None]))
-        shared = dict(x=x, m=m, lam=background_weight, iterations=iterations, lr=learning_rate, on_step=show_progress(iterations))
-        decode = copy.first_stage_model.decode
-        if method == LATENT:
-            y, tuned = reconstruction.tune_latent(decode, z, **shared)[0], vae
-        else:
-            theta = list(decoder_of(copy).requires_grad_(True).parameters())
-            y, tuned = reconstruction.tune_decoder(decode, theta, z, **shared), copy
-            decoder_of(copy).requires_grad_(False)
-            give_back(copy, vae)
-    return vae.process_output(y.clone()).to(vae.output_device, vae.vae_output_dtype()), tuned
+def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """See `fit_decoder`."""
+    return fit_decoder(z, vae, source, m, **settings, node_id=node_id)
 
 
-def show_progress(iterations: int) -> Callable[[int, float, Tensor], None]:
-    """Progress bar with a live picture; lets Cancel through after every step."""
-    bar = comfy.utils.ProgressBar(iterations)
+def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """See `fit_latent`."""
+    return fit_latent(z, vae, source, m, **settings, node_id=node_id)
 
-    def on_step(step: int, loss: float, y: Tensor) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        preview = None
-        if step % 10 == 9:
-            pixels = ((y[0].movedim(0, -1).clamp(-1, 1) + 1) * 127.5).byte().cpu().numpy()
-            preview = ("JPEG", Image.fromarray(pixels), 512)
-        bar.update_absolute(step + 1, iterations, preview)
 
-    return on_step
+def by_paste(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """See `paste`."""
+    return Fit(reconstruction.paste(plain(), source, m, **settings), vae, [])
+
+
+def by_colour(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """See `colour_fit`."""
+    picture, fits = reconstruction.colour_fit(plain(), source, m, **settings)
+    return Fit(picture, vae, [f"Picture {i + 1}: gain {', '.join(f'{g:.3f}' for g in one.gain.tolist())}." for i, one in enumerate(fits)])
+
+
+def by_poisson(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """See `poisson`."""
+    return Fit(reconstruction.poisson(plain(), source, m, comfy.model_management.throw_exception_if_processing_interrupted), vae, [])
+
+
+def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """The cheapest of the others that meets the targets; else the one whose seam shows least."""
+    fits: dict[str, Fit] = {}
+
+    def trial(method: str, options: dict) -> tuple[str, Callable[[], Tensor]]:
+        def make() -> Tensor:
+            fits[method] = METHODS[method](z, vae, source, m, plain, options, node_id)
+            return fits[method].picture
+
+        return method, make
+
+    methods = [trial(PASTE, {}), trial(COLOUR, {}), trial(POISSON, {}), trial(DECODER, {"memory_budget": settings["memory_budget"]})]
+    trials = reconstruction.cheapest(methods, source, m, settings["target_background"], settings["target_seam"])
+    best = reconstruction.best_of(trials)
+    tried = [f"Tried {one.method}: background {one.background:.2f} dB, seam {level(one.seam)}." for one in trials]
+    why = "the first that meets both targets" if best.met else "no method meets both targets, its seam shows least"
+    return Fit(best.picture, fits[best.method].vae, [*tried, f"Took {best.method}: {why}.", *fits[best.method].remarks])
+
+
+def level(seam: float) -> str:
+    """A seam in words."""
+    return "none, the mask has no edge" if math.isnan(seam) else f"{seam:.2f}"
+
+
+METHODS: dict[str, Callable[..., Fit]] = {
+    DECODER: by_decoder,
+    LATENT: by_latent,
+    PASTE: by_paste,
+    COLOUR: by_colour,
+    POISSON: by_poisson,
+    AUTO: by_auto,
+}

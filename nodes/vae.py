@@ -1,25 +1,85 @@
-"""A copy of the user's VAE that can be trained: the user's own is only ever read."""
+"""What a fit needs of the user's VAE: a copy that can be trained, and its decoder's last stages. The user's own is only ever read."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
+import comfy.ldm.modules.diffusionmodules.model as ldm
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
+import torch.nn.functional as functional
+from comfy.ldm.models.autoencoder import AutoencodingEngine
+from comfy.ldm.wan.vae import Resample, WanVAE
+from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 
+from ..bld.reconstruction.tail import Stage, Tail, picture_of
 
-def decoder_of(vae: comfy.sd.VAE) -> nn.Module:
-    """The decoder's module. Raises ValueError for a VAE that cannot be tuned, naming the method that works."""
+
+def tail_of(vae: comfy.sd.VAE) -> Tail:
+    """The last stages of the decoder, from a quarter of the picture's size on.
+
+    Raises ValueError for a VAE that cannot be tuned, naming the methods that work.
+    """
     module = vae.first_stage_model
-    decoder = getattr(module, "decoder", None) or getattr(module, "taesd_decoder", None)
-    if vae.latent_dim != 2 or not isinstance(decoder, nn.Module):
+    make = next((make for kind, make in TAILS.items() if isinstance(module, kind)), None)
+    tail = make(module) if make is not None and vae.output_channels >= 3 else None
+    if tail is None:
         raise ValueError(
-            f"vae is a {type(module).__name__}, whose decoder cannot be tuned: use method paste, or an image VAE (SD, SDXL, SD3, Flux, TAESD)."
+            f"vae is a {type(module).__name__}, whose decoder cannot be tuned: use method paste, colour fit or poisson, "
+            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan 2.1)."
         )
-    return decoder
+    return tail
+
+
+def ldm_tail(module: AutoencodingEngine) -> Tail | None:
+    """Of the decoders of SD, SDXL, SD3 and Flux."""
+    decoder = module.decoder
+    if type(decoder) is not ldm.Decoder or decoder.carried:
+        return None
+    level = min(LEVELS, len(decoder.up) - 1)
+    stages = []
+    for i in reversed(range(level + 1)):
+        up = decoder.up[i]
+        if len(up.attn) > 0:
+            return None
+        # The host's blocks want to be told that there is no time step.
+        stages += [Stage(partial(block, temb=None), reach=reach_of(block)) for block in up.block]
+        if i > 0:
+            stages.append(Stage(up.upsample, 2, reach_of(up.upsample)))
+    stages.append(Stage(lambda h: decoder.conv_out(functional.silu(decoder.norm_out(h))), reach=reach_of(decoder.conv_out)))
+    return Tail(decoder.up[level].block[0], tuple(stages), nn.ModuleList([*decoder.up[: level + 1], decoder.norm_out, decoder.conv_out]))
+
+
+def taesd_tail(module: TAESD) -> Tail:
+    """Of the tiny autoencoders, whose decoder is one sequence."""
+    return sequence_tail(list(module.taesd_decoder), nn.Upsample, lambda y: y.sub(0.5).mul(2))
+
+
+def wan_tail(module: WanVAE) -> Tail:
+    """Of the video VAEs that Qwen-Image and Wan 2.1 use, for one frame."""
+    return sequence_tail([*module.decoder.upsamples, *module.decoder.head], Resample, picture_of)
+
+
+def sequence_tail(layers: list[nn.Module], doubling: type[nn.Module], finish: Callable[[Tensor], Tensor]) -> Tail:
+    """Of layers that follow each other; those of one type double the size."""
+    last = layers[[i for i, layer in enumerate(layers) if isinstance(layer, doubling)][-LEVELS] :]
+    stages = [Stage(layer, 2 if isinstance(layer, doubling) else 1, reach_of(layer)) for layer in last]
+    return Tail(last[0], (*stages, Stage(finish)), nn.ModuleList(last))
+
+
+def reach_of(layer: nn.Module) -> int:
+    """How far a layer looks, in cells of its output: half of each of its convolutions' kernels."""
+    return sum(part.kernel_size[-1] // 2 for part in layer.modules() if isinstance(part, nn.Conv2d | nn.Conv3d))
+
+
+# How often the tuned stages double the size.
+LEVELS = 2
+TAILS = {AutoencodingEngine: ldm_tail, TAESD: taesd_tail, WanVAE: wan_tail}
 
 
 # What the host's memory management hangs on a module that it has loaded (_v, _v_weight, _pins, dynamic_vbars, ...): handles
@@ -55,15 +115,12 @@ def trainable_copy(vae: comfy.sd.VAE) -> comfy.sd.VAE:
     tuned.first_stage_model = copy_in_float32(vae.first_stage_model)
     tuned.vae_dtype = torch.float32
     tuned.size = None
-    tuned.patcher = comfy.model_patcher.ModelPatcher(
-        tuned.first_stage_model, load_device=vae.patcher.load_device, offload_device=vae.patcher.offload_device
-    )
+    tuned.patcher = comfy.model_patcher.ModelPatcher(tuned.first_stage_model, load_device=vae.patcher.load_device, offload_device=vae.patcher.offload_device)
     return tuned
 
 
-def load_for_training(vae: comfy.sd.VAE, z: Tensor) -> None:
-    """Loads the whole VAE on its device, with room for a forward and a backward pass of decoding z."""
-    needed = 4 * vae.memory_used_decode(z.shape, torch.float32) + 3 * vae.model_size()
+def load_for_training(vae: comfy.sd.VAE, needed: int) -> None:
+    """Loads the whole VAE on its device, with room for `needed` bytes more."""
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=True)
 
 

@@ -1,7 +1,11 @@
 """Background reconstruction (paper, section 3.4): one room a method."""
 
-from .decoder import tune_decoder
+from .auto import best_of, cheapest
+from .colour import colour_fit
+from .decoder import draw, look_at, tune_decoder
 from .latent import tune_latent
+from .objective import Settings
 from .paste import paste
+from .poisson import poisson
 
-__all__ = ["paste", "tune_decoder", "tune_latent"]
+__all__ = ["Settings", "best_of", "cheapest", "colour_fit", "draw", "look_at", "paste", "poisson", "tune_decoder", "tune_latent"]

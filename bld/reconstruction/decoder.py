@@ -1,31 +1,104 @@
-"""Decoder weights: theta* = argmin_theta of the objective, z_0 fixed. The paper's choice."""
+"""Decoder weights: theta* = argmin_theta of the objective, z_0 fixed. The paper's choice.
+
+What the paper does to the whole decoder on the whole picture is done here to the decoder's last stages on the mask and a
+ring around it: the stages before are computed once, and the ring makes the tuned picture meet the source, whose own pixels are
+kept outside the mask.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
 
+import torch
 from torch import Tensor
 
-from .objective import OnStep, minimise, objective
+from .crop import Tile, nearby, tiles_over
+from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
+from .tail import Statistics, Tail, enter, held
 
 
-def tune_decoder(
-    decode: Callable[[Tensor], Tensor],
-    theta: Iterable[Tensor],
-    z: Tensor,
-    x: Tensor,
-    m: Tensor,
-    lam: float,
-    iterations: int,
-    lr: float,
-    on_step: OnStep,
-) -> Tensor:
-    """Changes theta, the decoder's weights, in place: give it a copy's.
+@dataclass(frozen=True)
+class Work:
+    """How a fit is cut to the memory there is: pixels a side of a tile, and whether the backward pass computes activations again."""
 
-    decode: D_theta, (B, C, h, w) -> (B, C, H, W) in -1..1. z: the sampled latent z_0, never one encoded from a picture.
-    x, m, lam: see `objective`.
+    tile: int
+    thrifty: bool = False
+    dtype: torch.dtype = torch.float32
 
-    Returns: D_theta*(z).
+
+@dataclass(frozen=True)
+class Part:
+    """One tile of one candidate: what the tail gets, and the pixels that are wanted of it; near: 1 in the mask and the ring, else 0."""
+
+    candidate: int
+    tile: Tile
+    statistics: Statistics
+    h: Tensor
+    x_hat: Tensor
+    x: Tensor
+    m: Tensor
+    near: Tensor
+
+
+def look_at(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, x: Tensor, m: Tensor, ring: int, size: int) -> tuple[Tensor, list[Part]]:
+    """Decodes every candidate once, and keeps what the fit needs.
+
+    decode: D, (1, C, ..., h, w) -> (1, 3, H, W) in -1..1. z: (B, C, ..., h, w), the sampled z_0, never one encoded from a picture.
+    x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. ring: pixels around the mask.
+    size: of a tile, in pixels.
+
+    Returns: x_hat, (B, 3, H, W); the parts, none for a mask that is 0 everywhere.
     """
-    x_hat = decode(z).detach()
-    return minimise(theta, lambda: decode(z), lambda y: objective(y, x_hat, x, m, lam), iterations, lr, on_step)
+    near, pictures, found = nearby(m, ring), [], []
+    for i in range(len(z)):
+        picture, h, statistics = enter(decode, tail, z[i : i + 1])
+        source, mask, close = (t[i % len(t)][None] for t in (x, m[:, None], near))
+        for tile in tiles_over(close[0, 0] > 0, size, tail.scale, tail.needs[0]):
+            whole, wanted = (..., *tile.cells), (..., *tile.pixels)
+            seen = (t[wanted].contiguous() for t in (picture, source, mask, close))
+            found.append(Part(i, tile, statistics, h[whole].contiguous(), *seen))
+        pictures.append(picture)
+    return torch.cat(pictures), found
+
+
+def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, on_step: OnStep) -> Outcome:
+    """Changes the tail's weights in place: give it a copy's. Each step looks at all parts of one candidate, each in its turn.
+
+    The candidates of one source share the weights, since they share the background.
+    """
+    candidates = [list(parts) for _, parts in groupby(found, lambda part: part.candidate)]
+    with held(tail) as hold, trainable(tail.modules.parameters()) as theta:
+
+        def look(number: int) -> tuple[float, float, Tensor]:
+            parts = candidates[number % len(candidates)]
+            pixels = sum(part.near.numel() for part in parts)
+            total, sums = 0.0, []
+            for part in parts:
+                hold(part.statistics)
+                with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16):
+                    y = tail.decode(part.h, part.tile.halo, work.thrifty).float()
+                loss = objective(y * part.near, part.x_hat * part.near, part.x * part.near, part.m, settings.lam) * (part.near.numel() / pixels)
+                loss.backward()
+                total += float(loss.detach())
+                sums.append(background_sums(y.detach(), part.x, 1 - (1 - part.m) * part.near))
+            squares, weights = zip(*sums, strict=True)
+            return total, decibels(sum(squares), sum(weights)), y.detach()
+
+        return minimise(theta, look, settings, on_step, rounds=len(candidates))
+
+
+def draw(tail: Tail, found: list[Part], x: Tensor, count: int, finish: Callable[[Tensor], Tensor]) -> Tensor:
+    """What the tail draws in and around the mask, and the source elsewhere.
+
+    x: (B or 1, 3, H, W) in 0..1. finish: from a decoder's picture to 0..1. Returns: (count, 3, H, W) in 0..1.
+    """
+    result = x.expand(count, -1, -1, -1).clone()
+    with held(tail) as hold, torch.no_grad():
+        for part in found:
+            hold(part.statistics)
+            y = finish(tail.decode(part.h, part.tile.halo))[0].to(result)
+            place = result[part.candidate][(slice(None), *part.tile.pixels)]
+            place.copy_(torch.where(part.near[0] > 0, y, place))
+    return result

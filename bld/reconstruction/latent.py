@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from .objective import OnStep, minimise, objective
+from .objective import OnStep, Outcome, Settings, background_db, minimise, objective, trainable
 
 
-def tune_latent(
-    decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor, m: Tensor, lam: float, iterations: int, lr: float, on_step: OnStep
-) -> tuple[Tensor, Tensor]:
-    """Starts from the sampled latent z (B, C, h, w), which is left as it is.
+def tune_latent(decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor, m: Tensor, settings: Settings, on_step: OnStep) -> tuple[Tensor, Tensor, Outcome]:
+    """Starts from the sampled latent z (B, C, ..., h, w), which is left as it is.
 
-    decode: D, (B, C, h, w) -> (B, C, H, W) in -1..1. x, m, lam: see `objective`.
+    decode: D, (B, C, ..., h, w) -> (B, C, H, W) in -1..1. x, m: see `objective`.
 
-    Returns: D(z*) and z*.
+    Returns: D(z*), z* and how the descent went.
     """
-    x_hat = decode(z).detach()
-    z_star = z.detach().clone().requires_grad_(True)
-    y = minimise([z_star], lambda: decode(z_star), lambda y: objective(y, x_hat, x, m, lam), iterations, lr, on_step)
-    return y, z_star.detach()
+    with torch.no_grad():
+        x_hat = decode(z)
+    with trainable([z.detach().clone()]) as (z_star,):
+
+        def look(number: int) -> tuple[float, float, Tensor]:
+            y = decode(z_star)
+            loss = objective(y, x_hat, x, m, settings.lam)
+            loss.backward()
+            return float(loss.detach()), background_db(y.detach(), x, m), y.detach()
+
+        outcome = minimise([z_star], look, settings, on_step)
+    with torch.no_grad():
+        return decode(z_star), z_star, outcome

@@ -1,13 +1,58 @@
-"""The objective that latent optimisation and decoder tuning share (paper, section 3.4)."""
+"""The objective that latent optimisation and decoder tuning share (paper, section 3.4), and the descent on it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-OnStep = Callable[[int, float, Tensor], None]
+from ..metrics import psnr
+
+# Adam's first steps move every weight by the whole rate, whatever its gradient: from a decoder that is nearly right, away.
+WARM_UP = 5
+# A fit has stopped improving when PATIENCE rounds brought less than this many dB.
+PATIENCE, GAIN_DB = 20, 0.05
+# A loss that is so many times what it was at first is not going to come back; less may be Adam finding its feet.
+DIVERGED = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a descent. lam: the background's weight, >= 0. target: dB of the background at which it stops, infinite for never."""
+
+    lam: float = 100.0
+    iterations: int = 75
+    lr: float = 1e-4
+    target: float = math.inf
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step saw before it changed anything: the background's PSNR in dB counts the pixels that the objective counts."""
+
+    number: int
+    loss: float
+    background: float
+    picture: Tensor
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass
+class Outcome:
+    """How a descent went: why it ended, its steps, and whether an earlier state than the last was given back."""
+
+    reason: str = ""
+    steps: int = 0
+    best: float = math.inf
+    restored: bool = False
+    background: list[float] = field(default_factory=list)
 
 
 def objective(y: Tensor, x_hat: Tensor, x: Tensor, m: Tensor, lam: float) -> Tensor:
@@ -20,25 +65,107 @@ def objective(y: Tensor, x_hat: Tensor, x: Tensor, m: Tensor, lam: float) -> Ten
         m: (B or 1, 1, H, W) in 0..1.
         lam: >= 0; 100 in the paper.
     """
-    return ((y - x_hat) * m).square().mean() + lam * ((y - x) * (1 - m)).square().mean()
+    return ((y - x_hat) * m).square().mean() + lam * background_error(y, x, m).square().mean()
 
 
-def minimise(
-    variables: Iterable[Tensor], predict: Callable[[], Tensor], loss: Callable[[Tensor], Tensor], iterations: int, lr: float, on_step: OnStep
-) -> Tensor:
-    """Adam on `variables` so that loss(predict()) falls; the paper's optimiser.
+def background_error(y: Tensor, x: Tensor, m: Tensor) -> Tensor:
+    """(y - x) · (1 - m)."""
+    return (y - x) * (1 - m)
 
-    on_step(step, loss, picture) is called after each step; what it raises ends the fit.
 
-    Returns: predict() with the last variables, without a graph.
+def background_db(y: Tensor, x: Tensor, m: Tensor) -> float:
+    """PSNR in dB, of pictures in -1..1, weighted by 1 - m; NaN where m leaves nothing out."""
+    return decibels(*background_sums(y, x, m))
+
+
+def background_sums(y: Tensor, x: Tensor, m: Tensor) -> tuple[float, float]:
+    """The sum of squares of the background's error, and of its weights."""
+    return float(background_error(y, x, m).square().sum()), float((1 - m).square().expand_as(y).sum())
+
+
+def decibels(squares: float, weight: float) -> float:
+    """PSNR of pictures in -1..1; NaN without a weight."""
+    return psnr(squares / weight / 4) if weight > 0 else math.nan
+
+
+Look = Callable[[int], tuple[float, float, Tensor]]
+
+
+def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_step: OnStep, rounds: int = 1) -> Outcome:
+    """Adam on `variables`, in place. The rate rises over the first steps and falls to nothing at the last.
+
+    It ends early where the background reaches its target or improves no more, and where the loss is not finite or has
+    risen to several times what it was at first: then the best state seen is put back.
+
+    Args:
+        look: of a step's number, (the loss, the background's dB, the picture); it leaves the loss's gradients on the variables.
+        on_step: called before each step's change; what it raises ends the descent.
+        rounds: how many steps in a row see different parts of one whole; losses are compared as means over as many.
     """
-    optimiser = torch.optim.Adam(variables, lr=lr)
-    for step in range(iterations):
+    variables = list(variables)
+    optimiser = torch.optim.Adam(variables, lr=settings.lr)
+    outcome, kept = Outcome("all steps done"), [v.detach().clone() for v in variables]
+    losses: deque[float] = deque(maxlen=rounds)
+    levels: deque[float] = deque(maxlen=rounds)
+    first = math.inf
+    for number in range(settings.iterations):
         optimiser.zero_grad(set_to_none=True)
-        y = predict()
-        value = loss(y)
-        value.backward()
+        loss, background, picture = look(number)
+        on_step(Step(number, loss, background, picture))
+        losses.append(loss)
+        levels.append(background)
+        mean = sum(losses) / len(losses)
+        if not mean <= DIVERGED * first or not math.isfinite(mean):
+            outcome.reason = "diverged"
+            break
+        if len(losses) == rounds:
+            first = mean if math.isinf(first) else first
+            if mean < outcome.best:
+                outcome.best = mean
+                copy_into(kept, variables)
+            outcome.background.append(sum(levels) / rounds)
+            if outcome.background[-1] >= settings.target:
+                outcome.reason = "target reached"
+                break
+            if stalled(outcome.background, PATIENCE * rounds):
+                outcome.reason = "no longer improved"
+                break
+        for group in optimiser.param_groups:
+            group["lr"] = settings.lr * rate(number, settings.iterations)
         optimiser.step()
-        on_step(step, float(value.detach()), y.detach())
-    with torch.no_grad():
-        return predict()
+        outcome.steps = number + 1
+    if outcome.reason == "diverged" or not all(torch.isfinite(v).all() for v in variables):
+        outcome.reason, outcome.restored = "diverged", True
+        copy_into(variables, kept)
+    return outcome
+
+
+@torch.no_grad()
+def copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Each the value of its source."""
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def rate(number: int, iterations: int) -> float:
+    """The share of the learning rate at a step: up in a line, then down along half a cosine."""
+    return min(1.0, (number + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * number / iterations))
+
+
+def stalled(levels: list[float], patience: int) -> bool:
+    """Whether the best of the last `patience` is hardly above the best before."""
+    return len(levels) > 2 * patience and max(levels[-patience:]) < max(levels[:-patience]) + GAIN_DB
+
+
+@contextmanager
+def trainable(variables: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The variables ask for gradients inside, and hold none after."""
+    variables = list(variables)
+    try:
+        for v in variables:
+            v.requires_grad_(True)
+        yield variables
+    finally:
+        for v in variables:
+            v.requires_grad_(False)
+            v.grad = None

@@ -1,0 +1,257 @@
+"""Every way to bring the background back, beside the authors' own, on pictures that the VAE was not trained on; one table.
+
+``python run.py bench reconstruction [--quick] [--large] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+
+The pictures: photographic ones of ComfyUI's template package, and a page of text. The edit: another picture's latent
+under the mask, faded in over the four cells next to the mask's edge, as a sampler that saw the background makes it. The time
+is that of the processor, each method in its turn on one picture, as a ratio to the authors'; memory is what a process of its
+own takes beyond the loaded models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from host.pack import make_importable, use_the_device_there_is  # noqa: E402
+
+use_the_device_there_is()
+make_importable()
+
+import comfyui_workflow_templates_media_image as templates  # noqa: E402
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image, ImageDraw, ImageFont, ImageOps  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from blended_latent_diffusion.bld.metrics import figures  # noqa: E402
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
+from blended_latent_diffusion.nodes.reconstruction_fit import ring_psnr  # noqa: E402
+from demo import loader  # noqa: E402
+
+PHOTOS = "flux_fill_inpaint_example-1", "default-1", "image_flux2_klein_text_to_image-1"
+SIZE, BATCH, EDITS, BAND = 256, 8, 10, 16
+OURS = {"method": "decoder weights", "iterations": 20, "learning_rate": 5e-4, "background_weight": 100.0, "surroundings": 8, "background_target": 40.0,
+        "memory_budget": 0.0}  # fmt: skip
+LATENT = {"method": "latent", "iterations": 75, "learning_rate": 0.05, "background_weight": 100.0}
+CHEAP = {"paste": {"method": "paste", "feather": 0}, "colour fit": {"method": "colour fit", "feather": 0}, "Poisson": {"method": "poisson"}}
+AUTHORS = "the authors' procedure"
+COLUMNS = ("background dB", "16 px around", "worst block", "seam", "ΔE00", "inside", "time", "memory")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edit: the source (1, H, W, 3), the mask (1, H, W) and the edited latents of the candidates."""
+
+    source: Tensor
+    mask: Tensor
+    z: Tensor
+
+
+def photo(name: str, size: int) -> Tensor:
+    """A picture of the template package, cropped to a square: (1, size, size, 3)."""
+    path = next(Path(templates.__file__).parent.rglob(f"{name}.webp"))
+    return as_tensor(ImageOps.fit(Image.open(path).convert("RGB"), (size, size), Image.Resampling.LANCZOS))
+
+
+def text(size: int) -> Tensor:
+    """A page of text on a coloured ground."""
+    page = Image.new("RGB", (size, size), (236, 228, 210))
+    draw = ImageDraw.Draw(page)
+    for line in range(size // 20):
+        draw.text((8, 4 + 20 * line), f"{line + 1}. The quick brown fox jumps over it.", fill=(30 + 9 * line % 120, 40, 60), font=ImageFont.load_default(13))
+    return as_tensor(page)
+
+
+def as_tensor(picture: Image.Image) -> Tensor:
+    """An IMAGE of one."""
+    return torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
+
+
+def box(size: int, share: float, centre: tuple[float, float] = (0.5, 0.5)) -> Tensor:
+    """A square mask of this share of the picture: (1, size, size)."""
+    side = round(size * math.sqrt(share))
+    mask = torch.zeros(1, size, size)
+    top, left = (min(max(0, round(size * c - side / 2)), size - side) for c in centre)
+    mask[:, top : top + side, left : left + side] = 1
+    return mask
+
+
+def edited(vae, source: Tensor, other: Tensor, mask: Tensor, count: int = 1) -> Tensor:
+    """The source's latent with another's under the mask, faded in; candidates differ in how much of it."""
+    cells = torch.nn.functional.avg_pool2d(mask[:, None], 8).floor()
+    fade = sum(-torch.nn.functional.max_pool2d(-cells, 2 * k + 1, 1, k) for k in range(1, 5)) / 4
+    mix = torch.linspace(1, 0.5, count)[:, None, None, None] * fade
+    return vae.encode(source) * (1 - mix) + vae.encode(other) * mix
+
+
+def case(vae, source: Tensor, share: float, count: int = 1) -> Case:
+    """An edit of a picture by its own mirror image."""
+    mask = box(source.shape[1], share)
+    return Case(source, mask, edited(vae, source, source.flip(2), mask, count))
+
+
+def authors(vae, one: Case, steps: int = 75) -> Tensor:
+    """The paper's procedure: Adam on all weights of the decoder, the whole picture, float32, one image at a time; (1, H, W, 3)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        model = copy.deepcopy(vae.first_stage_model).float()
+        z, x, m = (t.clone() for t in (one.z[:1], one.source.movedim(-1, 1) * 2 - 1, one.mask[:, None]))
+        theta = [weight.requires_grad_(True) for weight in model.decoder.parameters()]
+        optimiser = torch.optim.Adam(theta, lr=1e-4)
+        with torch.no_grad():
+            x_hat = model.decode(z)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            y = model.decode(z)
+            loss = torch.nn.functional.mse_loss(y * m, x_hat * m) + 100 * torch.nn.functional.mse_loss(y * (1 - m), x * (1 - m))
+            loss.backward()
+            optimiser.step()
+        with torch.no_grad():
+            return ((model.decode(z) + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+
+def node(vae, one: Case, method: dict) -> Tensor:
+    """The pack's node, as a workflow runs it."""
+    return DecoderFinetuneReconstruct.execute({"samples": one.z}, vae, one.source, one.mask, method).args[0]
+
+
+def methods(vae) -> dict[str, Callable[[Case], Tensor]]:
+    """The rows of the table, the baselines first."""
+    cheap = {name: (lambda one, method=method: node(vae, one, method)) for name, method in CHEAP.items()}
+    return {"plain decode": lambda one: vae.decode(one.z), **cheap, "latent": lambda one: node(vae, one, LATENT),
+            AUTHORS: lambda one: authors(vae, one), "ours": lambda one: node(vae, one, OURS)}  # fmt: skip
+
+
+def measured(picture: Tensor, plain: Tensor, one: Case) -> list[float]:
+    """The columns but time and memory: the means over candidates."""
+    x, m = one.source.movedim(-1, 1), one.mask
+    rows = []
+    for y, y_plain in zip(picture.movedim(-1, 1), plain.movedim(-1, 1), strict=False):
+        found = figures(y[None], x, m)
+        inside = float(((y - y_plain).abs() * m).sum() / (3 * m.sum()))
+        rows.append([found.background_psnr, ring_psnr(y[None], x, m, BAND), found.worst_block, found.seam, found.colour_shift, 255 * inside])
+    return np.mean(rows, 0).tolist()
+
+
+def table(vae, pictures: dict[str, Tensor], shares: list[float], slow: bool) -> dict[str, list[float]]:
+    """Of each mask and method, the means over the pictures; time in seconds."""
+    rows: dict[str, list[list[float]]] = defaultdict(list)
+    for share in shares:
+        for source in pictures.values():
+            for count in (1, BATCH) if share == 0.25 else (1,):
+                one = case(vae, source, share, count)
+                plain = vae.decode(one.z)
+                for name, run in methods(vae).items():
+                    if (count > 1 and name != "ours") or (name == "latent" and not (slow and share == 0.25)):
+                        continue
+                    start = time.process_time()
+                    picture = run(one)
+                    seconds = (time.process_time() - start) / count
+                    label = f"{share:.0%} mask: {name}" + (f", {BATCH} candidates, each" if count > 1 else "")
+                    rows[label].append([*measured(picture, plain, one), seconds])
+                    print(f"  {label}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return {label: np.mean(values, 0).tolist() for label, values in rows.items()}
+
+
+def memory(method: str, size: int, budget: float = 0.0) -> dict[str, float]:
+    """Peak memory in MiB beyond the loaded models, seconds, and what the node says, of one method in a process of its own."""
+    command = [sys.executable, __file__, "--one", method, "--size", str(size), "--budget", str(budget)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def run_one(method: str, size: int, budget: float) -> None:
+    """What `memory` asks for."""
+    vae = loader.load()[2]
+    with torch.inference_mode():
+        z = vae.encode(photo(PHOTOS[0], 64))
+        one = Case(photo(PHOTOS[0], size), box(size, 0.25), torch.nn.functional.interpolate(z, size // 8, mode="bilinear"))
+        vae.decode(z)
+        process, peak, done = psutil.Process(), [0], threading.Event()
+        before = process.memory_info().rss
+
+        def watch() -> None:
+            while not done.wait(0.002):
+                peak[0] = max(peak[0], process.memory_info().rss)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        start, said = time.process_time(), ""
+        if method == AUTHORS:
+            authors(vae, one, 2)
+        elif method == "plain decode":
+            vae.decode(one.z)
+        else:
+            options = OURS | {"memory_budget": budget, "iterations": 2 if budget == 0 else 20}
+            said = DecoderFinetuneReconstruct.execute({"samples": one.z}, vae, one.source, one.mask, options).args[2]
+        seconds = time.process_time() - start
+        done.set()
+        watcher.join()
+    print(json.dumps({"MiB": (peak[0] - before) / 2**20, "seconds": seconds, "said": said}))
+
+
+def ten_edits(vae, source: Tensor) -> dict[str, tuple[float, float]]:
+    """PSNR of what is never masked, after the first and after the tenth of edits at different places, each of the last one's result."""
+    centres = [(0.15 + 0.23 * (k // 4), 0.15 + 0.23 * (k % 4)) for k in range(EDITS)]
+    never = (sum(box(source.shape[1], 0.01, c) for c in centres) > 0).float()
+    found = {}
+    for name, run in {"plain decode": lambda one: vae.decode(one.z), "ours": lambda one: node(vae, one, OURS)}.items():
+        picture, levels = source, []
+        for centre in centres:
+            mask = box(source.shape[1], 0.01, centre)
+            z = edited(vae, picture, source.flip(2), mask)
+            picture = run(Case(picture, mask, z))
+            levels.append(figures(picture.movedim(-1, 1), source.movedim(-1, 1), never).background_psnr)
+        found[name] = levels[0], levels[-1]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one picture, one mask: a few minutes instead of twenty")
+    parser.add_argument("--large", action="store_true", help="also 2048x2048 within 8 GiB")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    for name, kind in (("--one", str), ("--size", int), ("--budget", float)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(1)
+    if options.one:
+        run_one(options.one, options.size, options.budget)
+        return
+    vae = loader.load()[2]
+    pictures = {PHOTOS[0]: photo(PHOTOS[0], SIZE)} | ({} if options.quick else {"text": text(SIZE)})
+    with torch.inference_mode():
+        rows = table(vae, pictures, [0.25] if options.quick else [0.05, 0.25, 0.5], not options.quick)
+        repeated = ten_edits(vae, pictures[PHOTOS[0]])
+    peaks = {name: memory(name, SIZE) for name in ("plain decode", AUTHORS, "ours")}
+    print(f"{'':44}" + "".join(f"{column:>15}" for column in COLUMNS))
+    for label, (*values, seconds) in rows.items():
+        share = label.split(":")[0]
+        ratio = seconds / rows[f"{share}: {AUTHORS}"][-1]
+        peak = next((p["MiB"] for name, p in peaks.items() if label == f"25% mask: {name}"), None)
+        print(f"{label:44}" + "".join(f"{v:15.2f}" for v in values) + f"{ratio:15.4f}" + (f"{peak:11.0f} MiB" if peak else ""))
+    for name, (first, last) in repeated.items():
+        print(f"ten edits, {name}: what is never masked is at {first:.2f} dB after the first, at {last:.2f} dB after the tenth")
+    if options.large:
+        peaks["2048"] = memory("ours", 2048, 8.0)
+        print(f"2048x2048, memory_budget 8: {peaks['2048']['MiB'] / 1024:.2f} GiB, {peaks['2048']['seconds']:.0f} s\n{peaks['2048']['said']}")
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows, "memory": peaks, "ten edits": repeated}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

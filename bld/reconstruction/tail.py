@@ -1,0 +1,154 @@
+"""The last stages of a decoder, cut off so that they run on a crop as they run on the whole picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, prod
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+Halo = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a decoder. grow: how many times larger it makes h. reach: the cells of its output that depend on what lies beyond a crop's edge."""
+
+    run: Callable[[Tensor], Tensor]
+    grow: int = 1
+    reach: int = 0
+
+
+@dataclass(frozen=True)
+class Tail:
+    """stages: one after the other they lead from h, the input of the module `entrance`, to the picture (B, 3, H, W) in -1..1.
+
+    modules: what is tuned.
+    """
+
+    entrance: nn.Module
+    stages: tuple[Stage, ...]
+    modules: nn.ModuleList
+
+    @property
+    def scale(self) -> int:
+        """How many pixels wide a cell of h is."""
+        return prod(stage.grow for stage in self.stages)
+
+    @property
+    def needs(self) -> list[int]:
+        """How many cells around what is wanted each stage must be given, and none of the picture: the receptive field, once the norms are held."""
+        needs = [0]
+        for stage in reversed(self.stages):
+            needs.insert(0, ceil((needs[0] + stage.reach) / stage.grow))
+        return needs
+
+    def decode(self, h: Tensor, halo: Halo, thrifty: bool = False) -> Tensor:
+        """The picture of h without its halo, which is cut down to what the rest still needs after every stage.
+
+        Args:
+            h: (B, C, ..., h, w).
+            halo: cells above, below, left and right of what is wanted: `needs[0]` of them, or as many as there are up to the frame.
+            thrifty: keeps what stands between the stages only, and computes the rest again in the backward pass.
+        """
+        for stage, need in zip(self.stages, self.needs[1:], strict=True):
+            h = checkpoint(stage.run, h, use_reentrant=False) if thrifty else stage.run(h)
+            grown = [stage.grow * cells for cells in halo]
+            halo = [min(cells, need) for cells in grown]
+            top, bottom, left, right = (cells - kept for cells, kept in zip(grown, halo, strict=True))
+            h = h[..., top : h.shape[-2] - bottom, left : h.shape[-1] - right]
+        return h
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one picture: the mean and the reciprocal of the deviation of each group, of each norm of a tail."""
+
+    moments: tuple[tuple[Tensor, Tensor], ...]
+
+
+def norms_of(modules: nn.Module) -> list[nn.GroupNorm]:
+    """What looks at the whole picture at once."""
+    return [module for module in modules.modules() if isinstance(module, nn.GroupNorm)]
+
+
+def enter(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> tuple[Tensor, Tensor, Statistics]:
+    """Decodes one latent: the picture, h, and the statistics of the tail's norms, which see the whole of z."""
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    entered: list[Tensor] = []
+
+    def look(norm: nn.GroupNorm, arguments: tuple[Tensor, ...]) -> None:
+        seen[id(norm)] = moments_of(norm, arguments[0])
+
+    hooks = [tail.entrance.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0].detach()))]
+    hooks += [norm.register_forward_pre_hook(look) for norm in norms_of(tail.modules)]
+    try:
+        with torch.no_grad():
+            picture = decode(z)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return picture, entered[0], Statistics(tuple(seen[id(norm)] for norm in norms_of(tail.modules)))
+
+
+@contextmanager
+def held(tail: Tail) -> Iterator[Callable[[Statistics], None]]:
+    """Inside, the tail's norms use the statistics that the function given was last called with, not those of what they see."""
+    norms = norms_of(tail.modules)
+
+    def hold(statistics: Statistics) -> None:
+        for norm, moments in zip(norms, statistics.moments, strict=True):
+            norm.forward = partial(normalise, norm, *moments)
+
+    try:
+        yield hold
+    finally:
+        for norm in norms:
+            norm.__dict__.pop("forward", None)
+
+
+def settle(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, statistics: Statistics) -> None:
+    """Changes the tail's norms so that the whole decoder draws z as the tail did with these statistics held.
+
+    Tuned weights give the norms other statistics than the first weights did. Each norm's gain and offset take that back,
+    one after the other, in one decode of z.
+    """
+    given = {id(norm): moments for norm, moments in zip(norms_of(tail.modules), statistics.moments, strict=True)}
+
+    def correct(norm: nn.GroupNorm, arguments: tuple[Tensor, ...]) -> None:
+        (mean, reciprocal), (live, live_reciprocal) = given[id(norm)], moments_of(norm, arguments[0])
+        size = norm.num_channels // norm.num_groups
+        norm.bias.add_(norm.weight * (reciprocal * (live - mean)).repeat_interleave(size))
+        norm.weight.mul_((reciprocal / live_reciprocal).repeat_interleave(size))
+
+    hooks = [norm.register_forward_pre_hook(correct) for norm in norms_of(tail.modules)]
+    try:
+        with torch.no_grad():
+            decode(z)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def moments_of(norm: nn.GroupNorm, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the reciprocal of the deviation of each group of one picture."""
+    variance, mean = torch.var_mean(h.reshape(norm.num_groups, -1), dim=1, unbiased=False)
+    return mean, (variance + norm.eps).rsqrt()
+
+
+def normalise(norm: nn.GroupNorm, mean: Tensor, reciprocal: Tensor, h: Tensor) -> Tensor:
+    """A group norm with given statistics: (B, C, H, W) -> (B, C, H, W)."""
+    size = norm.num_channels // norm.num_groups
+    gain = norm.weight * reciprocal.repeat_interleave(size)
+    offset = norm.bias - mean.repeat_interleave(size) * gain
+    return torch.addcmul(offset[:, None, None].to(h), h, gain[:, None, None].to(h))
+
+
+def picture_of(y: Tensor) -> Tensor:
+    """The colours of a decoder's picture, (B, 3 or more, H, W) or with frames (B, 3 or more, T, H, W): of the first frame (B, 3, H, W)."""
+    return (y[:, :, 0] if y.ndim == 5 else y)[:, :3]

@@ -1,0 +1,162 @@
+"""Every image VAE of the host, small and with random weights: its decoder's last stages on a crop, and the node's answer."""
+
+from __future__ import annotations
+
+import comfy.ldm.models.autoencoder as autoencoders
+import comfy.ldm.wan.vae
+import comfy.model_management
+import comfy.pixel_space_convert
+import comfy.sd
+import comfy.taesd.taesd
+import pytest
+import torch
+from torch import nn
+
+from blended_latent_diffusion.bld.reconstruction.crop import tiles_over
+from blended_latent_diffusion.bld.reconstruction.decoder import draw, look_at
+from blended_latent_diffusion.bld.reconstruction.tail import enter, held
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from blended_latent_diffusion.nodes.reconstruction_fit import decode_of
+from blended_latent_diffusion.nodes.vae import tail_of
+
+LDM = {"double_z": True, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_resolutions": [],
+       "dropout": 0.0}  # fmt: skip
+
+
+def sd() -> nn.Module:
+    return autoencoders.AutoencoderKL(embed_dim=4, ddconfig=LDM | {"z_channels": 4})
+
+
+def flux() -> nn.Module:
+    sizes = {"params": LDM | {"z_channels": 16}}
+    return autoencoders.AutoencodingEngine(
+        regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+        encoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Encoder", **sizes},
+        decoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Decoder", **sizes},
+    )
+
+
+def flux2() -> nn.Module:
+    return autoencoders.AutoencoderKL(embed_dim=4, ddconfig=LDM | {"z_channels": 4, "batch_norm_latent": True})
+
+
+def taesd() -> nn.Module:
+    return comfy.taesd.taesd.TAESD(latent_channels=16)
+
+
+def wan() -> nn.Module:
+    return comfy.ldm.wan.vae.WanVAE(dim=16, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, temperal_downsample=[False, True, True])
+
+
+KINDS = {"sd": (sd, 4, 2, 8), "flux": (flux, 16, 2, 8), "flux2": (flux2, 16, 2, 16), "taesd": (taesd, 16, 2, 8), "wan": (wan, 16, 3, 8)}
+
+
+def vae_of(kind: str) -> comfy.sd.VAE:
+    """A VAE object of the host around a small random model of a kind, made in inference mode as in a running workflow."""
+    make, channels, dimensions, ratio = KINDS[kind]
+    vae = comfy.sd.VAE(sd={}, config={"params": {"embed_dim": 4, "ddconfig": LDM | {"z_channels": 4}}})
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        module = make().eval()
+        # The host's layers leave their weights as memory was.
+        for name, weight in module.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=weight[0].numel() ** -0.5)
+            else:
+                weight.fill_(0.0 if name.endswith(("bias", "shift")) else 1.0)
+    vae.first_stage_model, vae.latent_channels, vae.latent_dim, vae.size = module, channels, dimensions, None
+    vae.upscale_ratio = vae.downscale_ratio = ratio if dimensions == 2 else (lambda frames: frames, ratio, ratio)
+    if dimensions == 3:
+        vae.upscale_index_formula = vae.downscale_index_formula = (4, ratio, ratio)
+        vae.memory_used_decode = lambda shape, dtype: 2200 * shape[3] * shape[4] * 64 * 4
+    vae.patcher = comfy.model_patcher.ModelPatcher(module, load_device=vae.device, offload_device=torch.device("cpu"))
+    return vae
+
+
+def latent(kind: str, side: int) -> torch.Tensor:
+    channels, dimensions = KINDS[kind][1:3]
+    shape = (1, channels, side, side) if dimensions == 2 else (1, channels, 1, side, side)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_together_draw_what_the_whole_decoder_draws(kind):
+    """The stages, the receptive field and the held norms are right: nothing differs, at the tiles' edges or at the frame's."""
+    vae, z = vae_of(kind), latent(kind, 16 if kind == "flux2" else 20)
+    with torch.inference_mode():
+        tail, decode = tail_of(vae), decode_of(vae)
+        whole = decode(z)
+        m = torch.zeros(1, *whole.shape[-2:])
+        m[:, 8:-40, 60:-8] = 1
+        x_hat, found = look_at(decode, tail, z, torch.zeros_like(whole), m, 8, 32)
+        assert torch.equal(x_hat, whole) and len(found) > 4
+        picture = draw(tail, found, torch.zeros_like(whole), 1, lambda y: y)
+    inside = (m > 0)[:, None].expand_as(whole)
+    assert (picture - whole)[inside].abs().max() < 2e-5 * whole.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crop_sees_no_more_than_it_must(kind):
+    """With one cell less around it, its edge comes out wrong: the receptive field is not larger than it is said to be, by more than the rounding."""
+    vae, z = vae_of(kind), latent(kind, 16)
+    with torch.inference_mode():
+        tail = tail_of(vae)
+        whole, h, statistics = enter(decode_of(vae), tail, z)
+        need, scale = tail.needs[0], tail.scale
+        inside = (..., slice(need * scale, -need * scale), slice(need * scale, -need * scale))
+        with held(tail) as hold:
+            hold(statistics)
+            right = tail.decode(h, (need,) * 4)
+            short = tail.decode(h[..., 3:-3, 3:-3], (need - 3,) * 4)
+    assert torch.allclose(right, whole[inside], atol=1e-5) and (short - right).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["decoder weights", "latent", "paste"])
+def test_the_node_takes_every_image_vae(kind, method):
+    vae, z = vae_of(kind), latent(kind, 6)
+    side = 6 * KINDS[kind][3]
+    image, mask = torch.rand(1, side, side, 3), torch.zeros(1, side, side)
+    mask[:, 16:32, 16:32] = 1
+    fit = {"iterations": 2, "learning_rate": 1e-4, "background_weight": 100.0} if method != "paste" else {}
+    fit |= {"surroundings": 8} if method == "decoder weights" else {}
+    before = [weight.clone() for weight in vae.first_stage_model.state_dict().values()]
+    with torch.inference_mode():
+        picture, _, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, {"method": method, **fit}).args
+    assert picture.shape == image.shape and torch.isfinite(picture).all() and report.startswith(method)
+    assert torch.equal(picture[:, :2], image[:, :2]) or method == "latent"
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.first_stage_model.state_dict().values(), strict=True))
+
+
+def test_a_vae_that_cannot_be_tuned_is_refused_and_the_sentence_names_what_works():
+    vae = vae_of("sd")
+    vae.first_stage_model = comfy.pixel_space_convert.PixelspaceConversionVAE()
+    with pytest.raises(ValueError, match="PixelspaceConversionVAE, whose decoder cannot be tuned: use method paste, colour fit or poisson"):
+        tail_of(vae)
+
+
+def test_sound_and_meshes_are_refused():
+    vae = vae_of("sd")
+    vae.latent_dim = 1
+    with pytest.raises(ValueError, match="draws no pictures"):
+        DecoderFinetuneReconstruct.execute({"samples": latent("sd", 8)}, vae, torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64), {"method": "paste"})
+
+
+def test_a_video_latent_needs_its_frame():
+    with pytest.raises(ValueError, match="must be .batch, channels, 1, height, width. for this VAE"):
+        DecoderFinetuneReconstruct.execute({"samples": latent("flux", 8)}, vae_of("wan"), torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64), {"method": "paste"})
+
+
+def test_tiles_cover_what_is_wanted_and_only_that():
+    wanted = torch.zeros(64, 96, dtype=torch.bool)
+    wanted[5:12, 7:80] = wanted[50:60, 8:9] = True
+    covered = torch.zeros_like(wanted)
+    for tile in tiles_over(wanted, 16, 4, 3):
+        assert not covered[tile.pixels].any(), "no pixel twice"
+        covered[tile.pixels] = True
+        assert wanted[tile.pixels].any()
+        for axis in (0, 1):
+            before, after = tile.halo[2 * axis : 2 * axis + 2]
+            assert tile.cells[axis].start * 4 == tile.pixels[axis].start - 4 * before and tile.cells[axis].stop * 4 == tile.pixels[axis].stop + 4 * after
+    assert covered[wanted].all()
+    assert tiles_over(torch.zeros_like(wanted), 16, 4, 3) == []
