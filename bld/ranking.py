@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .metrics import background_psnr
+from .metrics import LEVELS, background_psnr, seam
 
 SCOPES = ("masked", "box", "whole")
 NO_MIN_SCORE = -100.0
@@ -40,8 +40,17 @@ def background_error(x_hat: Tensor, x: Tensor, m: Tensor) -> float:
     return 0.0 if math.isnan(psnr) else 10 ** (-psnr / 20)
 
 
+def seam_error(x_hat: Tensor, x: Tensor, m: Tensor) -> float:
+    """The step across the mask's edge beyond the source's own, see `metrics.seam`; 0 for a mask without an edge.
+
+    Arguments and return value as for `background_error`.
+    """
+    step = seam(x_hat[None], x[None], m[None])
+    return 0.0 if math.isnan(step) else step / LEVELS
+
+
 # What makes an edited picture unreal apart from its content: each a function (x_hat, x, m) -> parts of the pixel range, 0 is perfect.
-ERRORS: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {"background": background_error}
+ERRORS: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {"background": background_error, "seam": seam_error}
 
 
 def mask_box(m: Tensor, context: float = 0.0) -> tuple[slice, slice]:

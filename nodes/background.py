@@ -69,6 +69,11 @@ def blending_sampler(
 
     def sample(model: comfy.samplers.KSamplerX0Inpaint, x: Tensor, sigmas: Tensor, callback: Callable[[dict], None], **options) -> Tensor:
         model_sampling, levels = model.inner_model.inner_model.model_sampling, sigmas.clone()
+        def show(now: dict) -> None:
+            # The live picture is the first of the batch: one that is still in the race.
+            left = slice(None) if race is None else race.alive.to(x.device)
+            callback({**now, "denoised": now["denoised"][left], "x": now["x"][left]})
+
         if race is not None:
             model.inner_model = race.of(model.inner_model, model.latent_image)
         if fresh:
@@ -81,7 +86,7 @@ def blending_sampler(
                 options["noise_sampler"] = sampler_noise(name, x, levels, seeds if done == 0 else draws.seeds())
             # uni_pc writes into the levels that it is given.
             part = levels[start : end + 1].clone()
-            x = sampler.sampler_function(model, x, part, callback=lambda now, done=done: callback({**now, "i": done + now["i"]}), **options)
+            x = sampler.sampler_function(model, x, part, callback=lambda now, done=done: show({**now, "i": done + now["i"]}), **options)
             at, done = end, done + end - start
         return x
 

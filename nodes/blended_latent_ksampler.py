@@ -17,7 +17,7 @@ from .candidates import in_chunks, of_rows, progress, that_fit
 from .checks import as_mask, as_samples
 from .latent_mask import of_latent, sets_of_frames
 from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
-from .pruning import Pruning, Race
+from .pruning import Pruning, Race, check_conditions
 from .sampling import as_schedule, fitted, noise_mask, with_schedule
 from .types import CATEGORY, MaskScheduleType, PruningType
 
@@ -139,6 +139,9 @@ class BlendedLatentKSampler(io.ComfyNode):
         sigmas = levels(model, steps, sampler_name, scheduler, denoise)
         if resample_steps and resample_steps >= len(sigmas) - 1 > 0:
             raise ValueError(f"resample_steps was {resample_steps}, must be less than the {len(sigmas) - 1} steps: try a fifth of them.")
+
+        if pruning is not None:
+            check_conditions({"positive": positive, "negative": negative}, source)
 
         rows = [row for row in range(len(source)) for _ in range(candidates)]
         seeds = [(seed + i) % (MAX_SEED + 1) for i in range(len(rows))]

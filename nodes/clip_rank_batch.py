@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -158,7 +158,8 @@ class ClipRankBatch(io.ComfyNode):
         ranker = one(clip, "clip")
 
         errors = {} if sources is None else errors_of(pictures, sources, masks)
-        scores = similarity(pictures, masks, ranker, wanted, unwanted, weights_of(options), options.get("context", 0.0))
+        bar = comfy.utils.ProgressBar(len(pictures))
+        scores = similarity(pictures, masks, ranker, wanted, unwanted, weights_of(options), options.get("context", 0.0), lambda: bar.update(1))
         scores = scores - one(realism_weight, "realism_weight") * sum(errors.values())
         limits = one(top_k, "top_k"), one(min_score, "min_score")
         best = ranking.best(scores, *limits)
@@ -235,6 +236,7 @@ def similarity(
     unwanted: list[list[str]],
     weights: dict[str, float],
     context: float,
+    on_picture: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Similarity of each picture with what is wanted, less that with what is not.
 
@@ -247,6 +249,7 @@ def similarity(
         wanted, unwanted: groups of phrases, see `ranking.phrases`; each group weighs the same. Nothing may be unwanted.
         weights: of the scopes.
         context: of scope box.
+        on_picture: called after each picture.
 
     Returns: (N,), float32 on the CPU, NaN for a picture with NaN. Raises ValueError where CLIP itself gives NaN.
     """
@@ -255,7 +258,6 @@ def similarity(
     device = clip.patcher.load_device
     shares = torch.tensor(list(weights.values()))
     scores = torch.full((len(pictures),), torch.nan)
-    bar = comfy.utils.ProgressBar(len(pictures))
     for index, (picture, m) in enumerate(zip(pictures, masks, strict=True)):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if whole(picture):
@@ -266,7 +268,7 @@ def similarity(
             scores[index] = ((wish - sum(rest)) * shares).sum()
             if not torch.isfinite(scores[index]):
                 raise ValueError(f"clip {clip.name} gives no finite embedding in {clip.dtype}: its weights are damaged, choose another.")
-        bar.update(1)
+        on_picture()
     return scores
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import comfy.sd
 from comfy_api.latest import io
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from ..bld import ranking
 from .checks import as_mask
 from .clip import OpenClip
-from .clip_rank_batch import similarity
+from .clip_rank_batch import cuts, similarity
 from .pruning import Pruning
 from .types import CATEGORY, OpenClipType, PruningType
 
@@ -22,7 +24,7 @@ class PruneCandidates(io.ComfyNode):
             display_name="Prune Candidates",
             category=CATEGORY,
             description="Lets Blended Latent KSampler judge its candidates part-way, by what they are going to be, and finish the promising ones only. "
-            "Those come out as they would without it.",
+            "Those come out as they would without it. Candidates that the memory splits into several parts are judged within each part.",
             search_aliases=["early stopping", "best of batch", "faster candidates", "clip score", "blended latent diffusion"],
             inputs=[
                 OpenClipType.Input("clip", tooltip="From Load OpenCLIP: what CLIP Rank Batch ranks with."),
@@ -32,12 +34,19 @@ class PruneCandidates(io.ComfyNode):
                 io.Float.Input(
                     "start", default=0.25, min=0.0, max=0.99, step=0.01, tooltip="Share of the schedule at which the first round is held, as start_percent."
                 ),
-                io.Float.Input("keep", default=0.125, min=0.005, max=1.0, step=0.005, tooltip="Share of the candidates that each round keeps."),
+                io.Float.Input(
+                    "keep",
+                    default=0.125,
+                    min=0.005,
+                    max=1.0,
+                    step=0.005,
+                    tooltip="Share of the candidates that each round keeps, of those of one source that are sampled at once (chunk_size).",
+                ),
                 io.Int.Input("rounds", default=1, min=1, max=16, advanced=True, tooltip="How many rounds are held."),
                 io.Float.Input(
                     "interval", default=0.1, min=0.01, max=0.99, step=0.01, advanced=True, tooltip="Share of the schedule from one round to the next."
                 ),
-                io.Int.Input("at_least", default=2, min=1, max=256, advanced=True, tooltip="So many candidates go on whatever keep says."),
+                io.Int.Input("at_least", default=2, min=1, max=256, advanced=True, tooltip="So many of them go on whatever keep says."),
                 io.Combo.Input(
                     "scope", options=list(ranking.SCOPES), default="box", advanced=True, tooltip="What CLIP is shown, as in CLIP Rank Batch."
                 ),
@@ -62,6 +71,8 @@ class PruneCandidates(io.ComfyNode):
         wanted = ranking.phrases(prompt)
         if not wanted:
             raise ValueError("prompt is empty, must say what to judge by.")
+        for note in cuts(clip, "prompt", wanted):
+            logging.warning("Prune Candidates: %s", note)
         mask = as_mask(vae.vae_encode_crop_pixels(as_mask(mask)[..., None].expand(-1, -1, -1, vae.output_channels))[..., 0])
         if len(mask) != 1:
             raise ValueError(f"mask has {len(mask)} in its batch, must be one for all candidates.")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import comfy.samplers
 import torch
+from comfy.controlnet import T2IAdapter
 from torch import Tensor
 
 from ..bld import ranking
@@ -58,15 +59,37 @@ class Race:
 
     def __call__(self, x: Tensor, sigma: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
         alive = self.alive.to(x.device)
-        out = x.clone()
-        with conditions_of(self.guider, self.alive, len(x)):
-            out[alive] = self.guider(x[alive], sigma[alive], model_options=model_options, seed=seed)
+        if len(alive) == len(x):
+            out = self.guider(x, sigma, model_options=model_options, seed=seed)
+        else:
+            out = x.clone()
+            with conditions_of(self.guider, alive, len(x)):
+                out[alive] = self.guider(x[alive], sigma[alive], model_options=self.of_samplers(model_options, alive, len(x)), seed=seed)
         sigmas = model_options["transformer_options"]["sample_sigmas"]
         due = stage_of_call(list(self.pruning.shares), sigma, sigmas, self.guider.inner_model.model_sampling)
         if due > self.round:
             self.prune(out, due - self.round)
             self.round = due
         return out
+
+    def of_samplers(self, model_options: dict, alive: Tensor, count: int) -> dict:
+        """The options for a call without those that are out. What a sampler has added (the cfg_pp ones look at the unguided
+        prediction that way) sees the whole batch, as its own memory does.
+        """
+
+        def spread(value):
+            if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(alive):
+                return value
+            whole = value.new_zeros(count, *value.shape[1:])
+            whole[alive] = value
+            return whole
+
+        def for_all(function: Callable[[dict], Tensor]) -> Callable[[dict], Tensor]:
+            return lambda args: function({key: spread(value) for key, value in args.items()})[alive]
+
+        own = self.guider.model_options.get("sampler_post_cfg_function", [])
+        functions = model_options.get("sampler_post_cfg_function", [])
+        return {**model_options, "sampler_post_cfg_function": [one if one in own else for_all(one) for one in functions]}
 
     def prune(self, predictions: Tensor, rounds: int) -> None:
         left = len(self.alive)
@@ -86,6 +109,8 @@ def conditions_of(guider: comfy.samplers.CFGGuider, rows: Tensor, count: int) ->
     """Lets the guider see the conditioning of some of its batch of `count`; what is the same for all stays."""
 
     def pick(value):
+        if isinstance(value, list):
+            return [pick(one) for one in value]
         return value[rows.to(value.device)] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
 
     def of_rows(condition: dict) -> dict:
@@ -95,9 +120,18 @@ def conditions_of(guider: comfy.samplers.CFGGuider, rows: Tensor, count: int) ->
         return {**{key: pick(value) for key, value in condition.items()}, "model_conds": inner}
 
     whole = guider.conds
-    if len(rows) < count:
-        guider.conds = {name: [of_rows(condition) for condition in conditions] for name, conditions in whole.items()}
+    guider.conds = {name: [of_rows(condition) for condition in conditions] for name, conditions in whole.items()}
     try:
         yield
     finally:
         guider.conds = whole
+
+
+def check_conditions(conditionings: dict[str, list], samples: Tensor) -> None:
+    """Raises ValueError for what would lose its candidates when some of them are dropped: video, T2I-Adapters, a hint for each."""
+    if samples.ndim == 5 and samples.shape[2] != 1:
+        raise ValueError(f"latent_image is a video of {samples.shape[2]} latent frames, which pruning cannot judge: disconnect pruning.")
+    for name, conditioning in conditionings.items():
+        for control in (options["control"] for _, options in conditioning if options.get("control") is not None):
+            if isinstance(control, T2IAdapter) or (control.cond_hint_original is not None and len(control.cond_hint_original) > 1):
+                raise ValueError(f"{name} has a T2I-Adapter or a ControlNet with several hints, which pruning cannot follow: disconnect pruning.")

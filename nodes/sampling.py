@@ -131,6 +131,7 @@ def factors(model_sampling, sigma: Tensor) -> tuple[Tensor, Tensor]:
 def bring_back(patcher: ModelPatcher, conds: dict[str, list], shape: torch.Size) -> None:
     """Loads the diffusion model again, and what the conditioning needs: another model, used between two calls, may have pushed it out."""
     others, memory = comfy.sampler_helpers.get_additional_models(conds, patcher.model.get_dtype())
+    others += comfy.sampler_helpers.get_additional_models_from_model_options(patcher.model_options) + patcher.get_nested_additional_models()
     comfy.model_management.load_models_gpu([patcher, *others], memory_required=memory + patcher.model.memory_required(list(shape)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import comfy.samplers
 import pytest
 import torch
 from torch import Tensor
@@ -43,7 +42,10 @@ def unit(edit: Edit, samples: Tensor) -> Tensor:
     return edit.model.model.process_latent_in(samples)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "heun", "euler_ancestral", "dpmpp_2m_sde", "uni_pc", "lms"])
+@pytest.mark.parametrize(
+    "sampler",
+    ["ddim", "dpmpp_2m", "euler_cfg_pp", "dpmpp_2m_cfg_pp", "res_multistep_ancestral_cfg_pp", "heun", "euler_ancestral", "dpmpp_2m_sde", "uni_pc", "lms"],
+)
 def test_who_goes_on_comes_out_as_without_pruning(edit, clip, sampler):
     full = draw(edit, sampler=sampler)["samples"]
     out = draw(edit, sampler=sampler, pruning=pruning(edit, clip, keep=0.5))
