@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--overlay", type=Path)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a script starts deaf to it
     return exit_status(serve, Host(Path(sys.executable), options.comfyui, options.overlay))
 
 
