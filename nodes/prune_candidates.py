@@ -30,9 +30,23 @@ class PruneCandidates(io.ComfyNode):
                 io.String.Input("prompt", multiline=True, tooltip="What the masked area shall show. Several lines are several wordings."),
                 io.Mask.Input("mask", tooltip="The mask at picture size."),
                 io.Float.Input(
-                    "start", default=0.25, min=0.0, max=0.99, step=0.01, tooltip="Share of the schedule at which the first round is held, as start_percent."
+                    "start",
+                    default=0.25,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="Share of the schedule at which the first round is held, as start_percent. Measured: at 0.2 the predictions told less, at 0.35 "
+                    "the choice was no better.",
                 ),
-                io.Float.Input("keep", default=0.125, min=0.005, max=1.0, step=0.005, tooltip="Share of the candidates that each round keeps."),
+                io.Float.Input(
+                    "keep",
+                    default=0.125,
+                    min=0.005,
+                    max=1.0,
+                    step=0.005,
+                    tooltip="Share of the candidates that each round keeps. Measured with 16 candidates and start 0.25: the best shows the prompt as often as "
+                    "without pruning, in 0.51 times the time; with keep 0.25 in 0.61 times.",
+                ),
                 io.Int.Input("rounds", default=1, min=1, max=16, advanced=True, tooltip="How many rounds are held."),
                 io.Float.Input(
                     "interval", default=0.1, min=0.01, max=0.99, step=0.01, advanced=True, tooltip="Share of the schedule from one round to the next."
