@@ -5,7 +5,7 @@
 The authors': 24 candidates of 50 DDIM steps, fresh background noise at each step, all of them decoded and ranked by CLIP on the masked
 picture, then 75 Adam steps of the whole decoder in float32 on the whole picture, from whose result the picture is taken. Ours: as many
 candidates, with the settings OURS, pruned, ranked with the default mix, and the best is reconstructed by Decoder Finetune Reconstruct with its defaults.
-OURS was chosen on other edits (``--development``), never on those of the table.
+OURS was set before any edit of the table was made; ``--development`` compares other numbers of steps, on other edits.
 
 The judge is that of bench/ranking.py, the edits are made alike; what it says about half precision holds here but for the reconstruction, which is in float32.
 Each edit is made by both before the next one, so that a busy machine hurts both.
@@ -132,7 +132,7 @@ def show(tools: ranking.Tools, cases: list[edits.Case], pairs: list[tuple[Made, 
     better = [background(c, b) - background(c, a) for c, (a, b) in zip(cases, pairs, strict=True)]
     print(f"time, ours over the authors', edit by edit: median {middle:.3f}, middle half {low:.3f} to {high:.3f}")
     print(f"shows: {edits.against(hits[1], hits[0])} (exact McNemar)")
-    print(f"background: {np.mean(better):+.2f} dB, the same or better in {np.mean(np.asarray(better) >= 0):.0%} of the edits")
+    print(f"background: {np.mean(better):+.2f} dB, the same or better in {np.mean(np.asarray(better) >= 0):.0%} of the edits; inf is the source's own pixels")
     return figures | {"ratio": middle, "low": low, "high": high}
 
 

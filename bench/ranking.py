@@ -248,7 +248,7 @@ def as_jpeg(case: edits.Case) -> edits.Case:
     """The picture as a JPEG of quality 75."""
     file = io.BytesIO()
     Image.fromarray(case.source).save(file, "JPEG", quality=75)
-    return dataclasses.replace(case, source=np.asarray(Image.open(file)))
+    return dataclasses.replace(case, source=np.array(Image.open(file)))
 
 
 CHANGES: dict[str, Callable[[edits.Case], edits.Case]] = {

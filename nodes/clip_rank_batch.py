@@ -63,7 +63,7 @@ class ClipRankBatch(io.ComfyNode):
                         io.DynamicCombo.Option("mix", [_context(), *(_weight(scope) for scope in ranking.SCOPES)]),
                     ],
                     tooltip="What CLIP is shown. masked: picture times mask (the paper). box: the box of the mask, with some context. whole: all of it. "
-                    "mix: a weighted mean of the three scores.",
+                    "mix: a weighted mean of the three scores; measured on thin masks, its order is the best.",
                 ),
                 io.Int.Input("top_k", default=0, min=0, max=4096, tooltip="How many to return. 0: all, sorted."),
                 io.String.Input(
