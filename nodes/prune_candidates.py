@@ -46,8 +46,8 @@ class PruneCandidates(io.ComfyNode):
                     min=0.005,
                     max=1.0,
                     step=0.005,
-                    tooltip="Share of the candidates that each round keeps, of those sampled at once (chunk_size). Measured with 16 candidates and start 0.25: the best shows the prompt as often as "
-                    "without pruning, in 0.51 times the time; with keep 0.25 in 0.61 times.",
+                    tooltip="Share of the candidates that each round keeps, of those sampled at once (chunk_size). Measured with 16 candidates and "
+                    "start 0.25: the best shows the prompt as often as without pruning, in 0.51 times the time; with keep 0.25 in 0.61 times.",
                 ),
                 io.Int.Input("rounds", default=1, min=1, max=16, advanced=True, tooltip="How many rounds are held."),
                 io.Float.Input(
