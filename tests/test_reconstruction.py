@@ -342,7 +342,7 @@ def test_a_picture_that_is_no_multiple_of_eight_is_cropped_as_vae_encode_crops_i
         ({"samples": {"samples": torch.full((1, 4, 16, 16), float("nan"))}}, "samples contains NaN"),
         ({"samples": {"samples": torch.zeros(1, 16, 16, 16)}}, "samples had 16 channels, must have 4"),
         ({"samples": {"samples": torch.zeros(1, 4, 1, 16, 16)}}, "must be .batch, channels, height, width. for this VAE"),
-        ({"samples": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "must be an image latent"),
+        ({"samples": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "samples is a video of 3 latent frames, must be a latent of pictures"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(edit, change, sentence):
