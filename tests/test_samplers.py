@@ -98,19 +98,22 @@ def test_short_memory_halves_the_candidates_at_once_and_loses_none():
             raise comfy.model_management.OOM_EXCEPTION("out of memory")
         return torch.tensor(chunk)
 
-    assert in_chunks(7, 7, run).tolist() == list(range(7))
+    assert in_chunks(7, 7, 7, run).tolist() == list(range(7))
     assert asked == [7, 4, 2, 2, 2, 1]
+    asked.clear()
+    assert in_chunks(6, 2, 3, run).tolist() == list(range(6))
+    assert asked == [2, 1, 2, 1], "no chunk reaches over from one source's three candidates to the next one's"
 
     def never(chunk: list[int]) -> Tensor:
         raise comfy.model_management.OOM_EXCEPTION("out of memory")
 
     with pytest.raises(comfy.model_management.OOM_EXCEPTION):
-        in_chunks(4, 4, never)
+        in_chunks(4, 4, 4, never)
 
 
 def test_other_errors_are_not_taken_for_short_memory():
     with pytest.raises(KeyError):
-        in_chunks(4, 4, lambda chunk: {}[chunk[0]])
+        in_chunks(4, 4, 4, lambda chunk: {}[chunk[0]])
 
 
 def levels_seen(edit: Edit, **options) -> list[float]:
