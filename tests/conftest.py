@@ -169,6 +169,17 @@ def edit(demo_pack: ModuleType) -> Edit:
     return Edit(model, clip, vae, image, mask, latent, positive, negative)
 
 
+def watched(model: Any, look: Callable[[dict[str, Any]], Any]) -> Any:
+    """A clone of the model that shows look() the arguments of each guided prediction, and changes none."""
+    def watch(args: dict[str, Any]) -> Any:
+        look(args)
+        return args["denoised"]
+
+    clone = model.clone()
+    clone.set_model_sampler_post_cfg_function(watch)
+    return clone
+
+
 def picture(name: str) -> Any:
     """An input picture of the demo as floats in 0..1."""
     import numpy as np

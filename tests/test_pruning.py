@@ -11,7 +11,7 @@ from blended_latent_diffusion.nodes import clip as clips
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.clip_rank_batch import similarity
 from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
-from conftest import Edit
+from conftest import Edit, watched
 
 N = 6
 
@@ -56,14 +56,7 @@ def test_who_goes_on_comes_out_as_without_pruning(edit, clip, sampler):
 def rows_seen(edit: Edit, **options) -> list[int]:
     """How many candidates each model call was for."""
     seen = []
-
-    def watch(args: dict) -> Tensor:
-        seen.append(len(args["denoised"]))
-        return args["denoised"]
-
-    watched = edit.model.clone()
-    watched.set_model_sampler_post_cfg_function(watch)
-    draw(edit, model=watched, **options)
+    draw(edit, model=watched(edit.model, lambda args: seen.append(len(args["denoised"]))), **options)
     return seen
 
 
@@ -77,14 +70,7 @@ def test_the_model_is_not_asked_for_those_that_are_out(edit, clip):
 def test_those_with_the_best_predictions_go_on(edit, clip):
     """Judged by hand: all candidates up to the same step, what is predicted there decoded and ranked."""
     seen = []
-
-    def watch(args: dict) -> Tensor:
-        seen.append(args["denoised"])
-        return args["denoised"]
-
-    watched = edit.model.clone()
-    watched.set_model_sampler_post_cfg_function(watch)
-    draw(edit, model=watched, scheduler="simple")
+    draw(edit, model=watched(edit.model, lambda args: seen.append(args["denoised"])), scheduler="simple")
     predicted = edit.vae.decode(edit.model.model.process_latent_out(seen[4].float()))
     scores = similarity(list(predicted), [edit.mask[0]] * N, clip, ranking.phrases("a fox"), [], {"masked": 1.0}, 0.0)
     out = draw(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.5, keep=0.5, scope="masked"))

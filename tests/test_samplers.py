@@ -17,7 +17,7 @@ from blended_latent_diffusion.nodes.candidates import in_chunks, of_rows
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
 from blended_latent_diffusion.nodes.pixel_blend import blend_of
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
-from conftest import Edit
+from conftest import Edit, watched
 
 SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 STOCHASTIC = [name for name in SAMPLERS if any(word in name for word in ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver"))]
@@ -119,14 +119,7 @@ def test_other_errors_are_not_taken_for_short_memory():
 def levels_seen(edit: Edit, **options) -> list[float]:
     """The noise level of each model call."""
     seen = []
-
-    def watch(args: dict) -> Tensor:
-        seen.append(round(float(args["sigma"][0]), 3))
-        return args["denoised"]
-
-    watched = edit.model.clone()
-    watched.set_model_sampler_post_cfg_function(watch)
-    sample(edit, model=watched, **options)
+    sample(edit, model=watched(edit.model, lambda args: seen.append(round(float(args["sigma"][0]), 3))), **options)
     return seen
 
 
@@ -142,13 +135,10 @@ def test_the_jump_back_has_the_noise_of_the_level_it_goes_to(edit, small):
     latent, mask = small
     seen = {}
 
-    def watch(args: dict) -> Tensor:
+    def look(args: dict) -> None:
         seen.setdefault(round(float(args["sigma"][0]), 3), []).append(float((args["input"] - args["denoised"]).std() / args["sigma"][0]))
-        return args["denoised"]
 
-    watched = edit.model.clone()
-    watched.set_model_sampler_post_cfg_function(watch)
-    sample(edit, 12, model=watched, latent_image=latent, mask=torch.ones_like(mask), resample_steps=4, cfg=1.0)
+    sample(edit, 12, model=watched(edit.model, look), latent_image=latent, mask=torch.ones_like(mask), resample_steps=4, cfg=1.0)
     for level, (first, second) in ((level, noises) for level, noises in seen.items() if len(noises) == 2 and level > 0.5):
         assert second == pytest.approx(first, rel=0.25), level
 
