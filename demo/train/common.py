@@ -87,6 +87,15 @@ def cosine(progress: float, step: int, peak: float, warmup: int = 200, floor: fl
     return peak * min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    """One step down the loss at this learning rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a killed process never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -87,14 +87,10 @@ def train(settings: common.Settings) -> None:
     while clock.progress() < 1:
         chosen = rng.integers(len(pixels), size=settings.batch or 64)
         x = augment(common.to_tensor(pixels[chosen], settings.device), rng)
-        for group in optimiser.param_groups:
-            group["lr"] = common.cosine(clock.progress(), step, PEAK, 50)
         with common.autocast(settings.device):
             logits = model(x).float()
         loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(target[chosen]).to(x.device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK, 50))
         step += 1
         if step % 50 == 0:
             print(f"judge step {step} {clock.spent() / 60:.1f} min loss {loss.item():.4f}", flush=True)

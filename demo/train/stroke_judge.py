@@ -191,14 +191,10 @@ def fit(seen: Examples, settings: common.Settings) -> StrokeJudge:
         chosen = rng.integers(len(seen.row), size=settings.batch or 64)
         x, grid = _augment(common.to_tensor(seen.pixels[seen.row[chosen]], settings.device),
                            torch.from_numpy(share[chosen]).to(settings.device), rng)
-        for group in optimiser.param_groups:
-            group["lr"] = common.cosine(clock.progress(), step, PEAK, 50)
         with common.autocast(settings.device):
             logits = model(x, grid).float()
         loss = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(seen.shown[chosen]).to(x.device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK, 50))
         step += 1
         if step % 50 == 0:
             print(f"stroke judge step {step} {clock.spent() / 60:.1f} min loss {loss.item():.4f}", flush=True)
