@@ -106,7 +106,7 @@ class BlendedLatentKSampler(io.ComfyNode):
                 io.Image.Input("pixels", optional=True, tooltip="For pixel_blend only: the source picture that latent_image was encoded from."),
                 PruningType.Input("pruning", optional=True, tooltip="From Prune Candidates: poor candidates are dropped on the way, which saves their time."),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="One a candidate, with the mask of the result as noise_mask.")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="One a candidate that pruning has left, with the mask of the result as noise_mask.")],
         )
 
     @classmethod

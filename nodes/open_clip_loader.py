@@ -13,7 +13,7 @@ class OpenClipLoader(io.ComfyNode):
             node_id="OpenClipLoader",
             display_name="Load OpenCLIP",
             category=CATEGORY,
-            description="Loads a CLIP with both towers for Clip Rank Batch. The CLIP of a checkpoint cannot rank: it lacks the picture's side.",
+            description="Loads a CLIP with both towers for CLIP Rank Batch and Prune Candidates. A checkpoint's CLIP cannot rank: it lacks the picture's side.",
             search_aliases=["clip", "open_clip", "clip loader", "ranking", "blended latent diffusion"],
             inputs=[
                 io.Combo.Input(
@@ -29,7 +29,7 @@ class OpenClipLoader(io.ComfyNode):
                     tooltip="Lets open_clip fetch what is not on disk from the Hugging Face Hub into models/open_clip. Off, nothing asks the network.",
                 ),
             ],
-            outputs=[OpenClipType.Output(display_name="clip", tooltip="For Clip Rank Batch.")],
+            outputs=[OpenClipType.Output(display_name="clip", tooltip="For CLIP Rank Batch and Prune Candidates.")],
         )
 
     @classmethod
