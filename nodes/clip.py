@@ -9,23 +9,29 @@ import os
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from types import ModuleType
 
 import comfy.model_management
 import comfy.model_patcher
+import comfy.utils
 import folder_paths
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
 
+from . import transformers_clip
+
 FOLDER = "open_clip"
 PAPER = "ViT-B-16-quickgelu openai"
 # What open_clip's configs may name on the Hugging Face Hub: the setting, what it is, and a file that every such repository has.
 HUB_SETTINGS = (("hf_tokenizer_name", "tokenizer", "tokenizer_config.json"), ("hf_model_name", "text tower's config", "config.json"))
 PREPROCESS = ("mean", "std", "interpolation")
+# How the weights of an image tower are named, in open_clip's layout and in transformers'.
+IMAGE_TOWER = ("visual.", "vision_model.", "visual_projection.")
 
 
 def home() -> Path:
@@ -206,7 +212,7 @@ def config_beside(path: Path) -> tuple[dict, dict] | None:
         except (ValueError, AttributeError) as error:
             raise ValueError(f"clip {path.name}: {beside.name} beside it is not an open_clip config: {error}.") from error
         if lacking == ["text_cfg"]:
-            raise ValueError(no_text_tower(path.name))
+            raise ValueError(no_tower(path.name, "text"))
         if lacking:
             raise ValueError(f"clip {path.name}: {beside.name} beside it is not an open_clip config, it lacks {' and '.join(lacking)}.")
         return config, content.get("preprocess_cfg", {})
@@ -284,28 +290,50 @@ def create(made: Recipe, weights: Path, architecture: str) -> torch.nn.Module:
     """The model with its weights, in float32 on the CPU. Raises ValueError with one sentence for weights that are not this CLIP's."""
     preprocess = {key: made.preprocess[key] for key in PREPROCESS if key in made.preprocess}
     try:
-        model = open_clip().create_model(architecture, pretrained=str(weights), force_preprocess_cfg=preprocess, device="cpu", weights_only=True)
+        if weights.suffix == ".safetensors" and transformers_clip.holds(names_in(weights)):
+            model = from_transformers(made.config, weights, preprocess)
+        else:
+            model = open_clip().create_model(architecture, pretrained=str(weights), force_preprocess_cfg=preprocess, device="cpu", weights_only=True)
     except Exception as error:  # open_clip, torch, timm and safetensors raise all kinds for weights or configs that do not fit
         raise ValueError(why_not(made.name, weights, error)) from error
     return model.eval().requires_grad_(False)
 
 
+def from_transformers(config: dict, weights: Path, preprocess: dict) -> torch.nn.Module:
+    """The model with the weights of transformers' CLIPModel. open_clip's own factory takes weights from files of its layout only."""
+    library = open_clip()
+    model = library.CLIP(**config)
+    model.load_state_dict(transformers_clip.to_open_clip(comfy.utils.load_torch_file(str(weights), safe_load=True)))
+    library.model.set_model_preprocess_cfg(model, {**asdict(library.transform.PreprocessCfg(size=model.visual.image_size)), **preprocess})
+    return model
+
+
+def names_in(weights: Path) -> list[str]:
+    """The names of a safetensors file's weights."""
+    with safe_open(weights, "pt") as file:
+        return list(file.keys())
+
+
 def why_not(name: str, weights: Path, error: Exception) -> str:
     """One sentence for weights that could not be loaded."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # torch heads its list of what does not fit with a line that ends in a colon, and may list every weight of the model.
+    reason = shorten(next((line for line in lines if not line.endswith(":")), type(error).__name__), 180, placeholder=" ...")
     if weights.suffix != ".safetensors":
         return f"clip {name} was not loaded: {weights.name} is a pickle, and holds more than weights or other weights: {reason}"
     try:
-        with safe_open(weights, "pt") as file:
-            keys = [key.removeprefix("module.") for key in file.keys()]
+        keys = [key.removeprefix("module.") for key in names_in(weights)]
     except Exception as unreadable:
         return f"clip {name} cannot be read, {weights.name} is damaged: {unreadable}."
-    if not any(key.startswith("visual.") for key in keys):
-        return f"clip {name} is not a CLIP in open_clip's format: no weight is named visual.*, they are named like {max(keys, key=len, default='nothing')}."
-    if all(key.startswith(("visual.", "logit_", "text_decoder.")) for key in keys):
-        return no_text_tower(name)
+    pictures = any(key.startswith(IMAGE_TOWER) for key in keys)
+    if pictures and all(key.startswith((*IMAGE_TOWER, "logit_", "text_decoder.")) for key in keys):
+        return no_tower(name, "text")
+    if not pictures and any(key.endswith("token_embedding.weight") for key in keys):
+        return no_tower(name, "image")
+    if not any(key.startswith("visual.") for key in keys) and not transformers_clip.holds(keys):
+        return f"clip {name} is not a CLIP in open_clip's or transformers' layout: its weights are named like {max(keys, key=len, default='nothing')}."
     return f"clip {name} does not fit its architecture, give it its own open_clip config or name: {reason}"
 
 
-def no_text_tower(name: str) -> str:
-    return f"clip {name} has no text tower, so it cannot compare pictures with a prompt: choose a CLIP with both."
+def no_tower(name: str, tower: str) -> str:
+    return f"clip {name} has no {tower} tower, so it cannot compare pictures with a prompt: choose a CLIP with both."

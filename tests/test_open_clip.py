@@ -22,7 +22,7 @@ import open_clip
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from blended_latent_diffusion.nodes import clip as clips
 from blended_latent_diffusion.nodes.clip_rank_batch import similarity
@@ -47,6 +47,10 @@ SIGLIP = {
     "text_cfg": {**TEXT, "vocab_size": 16, "hf_tokenizer_name": "them/words", "no_causal_mask": True, "pool_type": "last", "proj_bias": True},
 }
 HF_TEXT = {**TINY, "text_cfg": {"hf_model_name": "them/bert", "hf_tokenizer_name": "them/words", "context_length": 16, "hf_proj_type": "mlp"}}
+# The same CLIP as open_clip's config and as transformers'; no two sizes are alike, and there are layers to mix up.
+PICK = {"embed_dim": 24, "vision_cfg": {**VISION, "width": 64, "layers": 2}, "text_cfg": {**TEXT, "layers": 3}}
+PICK_VISION = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 16}
+PICK_TEXT = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 16}
 OURS = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear", "resize_mode": "squash"}
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -277,6 +281,38 @@ def test_half_precision_where_the_host_likes_it(folder, monkeypatch, config, dty
     assert torch.allclose(scores, full, atol=5e-3 if dtype == torch.float16 else 4e-2)
 
 
+def published(folder: Path, activation: str = "gelu", width: int = 64) -> tuple[transformers.CLIPModel, dict[str, torch.Tensor]]:
+    """An untrained model of transformers, every weight of which matters, and the file it makes, with the buffers that its older versions kept."""
+    towers = {"vision_config": {**PICK_VISION, "hidden_size": width, "intermediate_size": 4 * width}, "text_config": PICK_TEXT}
+    torch.manual_seed(0)
+    model = transformers.CLIPModel(transformers.CLIPConfig(**{key: {**tower, "hidden_act": activation} for key, tower in towers.items()}, projection_dim=24))
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    model.eval().save_pretrained(folder)
+    ids = {f"{tower}_model.embeddings.position_ids": torch.arange(16)[None] for tower in ("text", "vision")}
+    return model, {**load_file(folder / "model.safetensors"), **ids}
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_a_clip_of_transformers_embeds_as_by_itself(folder, tmp_path, monkeypatch, offline, activation):
+    model, state = published(tmp_path, activation)
+    config = {**PICK, "quick_gelu": activation == "quick_gelu"}
+    put(folder, "pick/model.safetensors", state=state)
+    (folder / "pick/open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": OURS}))
+    clip, images, prompts = load("pick/model.safetensors"), pictures(32), ["a fox", "a pizza with a fox on it"]
+    assert (clip.mean, clip.std, clip.interpolation, clip.size) == (OURS["mean"], OURS["std"], "bilinear", (32, 32))
+    mean, std = (torch.tensor(OURS[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        clip.load()
+        theirs = model.get_image_features((images - mean) / std), model.get_text_features(open_clip.tokenize(prompts, 16))
+        for ours, expected in zip((clip.embed_images(images), clip.embed_text(prompts)), theirs, strict=True):
+            assert torch.allclose(ours, expected.pooler_output, rtol=0, atol=1e-5) and ours.std() > 0.1
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "bld-pick", config)
+    named = load(put(folder, "bld-pick.safetensors", state=state))
+    assert torch.equal(named.embed_text(prompts), clip.embed_text(prompts)), "named by its architecture"
+    assert offline == []
+
+
 def test_a_cpu_computes_in_float32(folder):
     assert load(put(folder, "mine.safetensors", TINY)).dtype == torch.float32
 
@@ -314,8 +350,9 @@ def test_a_file_named_by_its_architecture_is_prepared_as_its_weights_were(folder
     "name, config, state, sentence",
     [
         ("mine.safetensors", None, {"a": 1}, "has no mine.json beside it, and mine is not an open_clip architecture"),
-        ("mine.safetensors", TINY, {"model.diffusion_model.out.weight": 1, "x": 1}, "is not a CLIP in open_clip's format: no weight is named visual"),
+        ("mine.safetensors", TINY, {"model.diffusion_model.out.weight": 1, "x": 1}, "is not a CLIP in open_clip's or transformers' layout: its weights are"),
         ("mine.safetensors", TINY, {"visual.proj": 1, "logit_scale": 1}, "has no text tower, so it cannot compare pictures with a prompt"),
+        ("mine.safetensors", TINY, {"token_embedding.weight": 1, "text_projection": 1}, "has no image tower, so it cannot compare pictures with a prompt"),
         ("mine.safetensors", TINY, {"visual.proj": 1, "text_projection": 1}, "does not fit its architecture"),
         ("mine.safetensors", {"embed_dim": 16, "vision_cfg": VISION}, {"visual.proj": 1}, "has no text tower"),
         ("mine.safetensors", {"hidden_size": 5}, {"a": 1}, "mine.json beside it is not an open_clip config, it lacks embed_dim and vision_cfg and text_cfg"),
@@ -327,8 +364,25 @@ def test_what_is_not_a_clip_gets_one_clear_sentence(folder, offline, name, confi
     put(folder, name, config, {key: torch.zeros(value) for key, value in state.items()})
     with pytest.raises(ValueError, match=sentence) as refused:
         load(name)
-    assert str(refused.value).startswith(f"clip {name}") and "\n" not in str(refused.value) and len(str(refused.value)) < 250
+    assert str(refused.value).startswith(f"clip {name}") and "\n" not in str(refused.value) and len(str(refused.value)) < 300
     assert offline == []
+
+
+@pytest.mark.parametrize(
+    "kept, width, sentence",
+    [
+        (("vision_model.", "visual_projection."), 64, "has no text tower, so it cannot compare pictures with a prompt: choose a CLIP with both"),
+        (("text_model.", "text_projection."), 64, "has no image tower, so it cannot compare pictures with a prompt: choose a CLIP with both"),
+        ("", 32, r"does not fit its architecture, .*: size mismatch for visual.*\(\[32\]\) .* current model is .*\(\[64\]\)"),
+        ("", 128, r"does not fit its architecture, .*: size mismatch for visual.*\(\[128\]\) .* current model is .*\(\[64\]\)"),
+    ],
+    ids=["vision only", "text only", "narrower", "wider"],
+)
+def test_half_a_clip_of_transformers_or_another_width_gets_one_clear_sentence(folder, tmp_path, kept, width, sentence):
+    state = {key: weight for key, weight in published(tmp_path, width=width)[1].items() if key.startswith(kept)}
+    with pytest.raises(ValueError, match=f"clip mine.safetensors {sentence}") as refused:
+        load(put(folder, "mine.safetensors", PICK, state))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
 
 
 def test_a_damaged_file_gets_one_clear_sentence(folder):
