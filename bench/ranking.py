@@ -19,10 +19,14 @@ On a CPU all but the judge runs in bfloat16, as it would in half precision on a 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import dataclasses
+import functools
 import io
 import itertools
 import json
+import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -66,13 +70,15 @@ WIDTHS = (4, 8)
 CANDIDATES, STEPS = 16, sampling.STEPS
 SCOPES = (*ranking.SCOPES, "mix")
 PAPER, DEFAULT = "masked", "mix"
+# A GPU is shared badly, a CPU's cores well.
+WORKERS = 1 if torch.cuda.is_available() else min(8, os.cpu_count() or 1)
 # Settings of Prune Candidates beside its defaults.
 PRUNED: dict[str, dict[str, Any]] = {
     "default": {},
-    "start 0.2, keep 0.25": {"start": 0.2, "keep": 0.25},
-    "start 0.35, keep 0.25": {"start": 0.35, "keep": 0.25},
+    "keep 0.125": {"keep": 0.125},
     "keep 0.25": {"keep": 0.25},
     "keep 0.5": {"keep": 0.5},
+    "start 0.35": {"start": 0.35},
     "two rounds of keep 0.5": {"keep": 0.5, "rounds": 2},
 }
 
@@ -371,11 +377,10 @@ def judge_error(tools: Tools, scenes: int) -> dict[str, float]:
 
 def grid() -> dict[str, dict[str, Any]]:
     """The settings of pruning among which the default was chosen."""
-    starts, keeps = (0.15, 0.2, 0.25, 0.35, 0.45), (0.125, 0.25, 0.5)
-    one = {f"start {start} keep {keep}": {"start": start, "keep": keep} for start in starts for keep in keeps}
-    scopes = {f"start {start} scope {scope}": {"start": start, "scope": scope} for start in starts for scope in ranking.SCOPES}
-    two = {f"start {start} two rounds of keep 0.5": {"start": start, "keep": 0.5, "rounds": 2} for start in starts[:3]}
-    return one | scopes | two
+    starts, keeps = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4), (0.125, 0.18, 0.25, 0.5)
+    every = itertools.product(starts, keeps, ranking.SCOPES)
+    one = {f"start {start} keep {keep} {scope}": {"start": start, "keep": keep, "scope": scope} for start, keep, scope in every}
+    return one | {f"start {start} two rounds of keep 0.5": {"start": start, "keep": 0.5, "rounds": 2} for start in starts[:3]}
 
 
 def show_choice(out: list[Drawn], kinds: dict[str, dict[str, Any]]) -> None:
@@ -393,31 +398,75 @@ def show_choice(out: list[Drawn], kinds: dict[str, dict[str, Any]]) -> None:
         print(f"{name:40}{np.mean([d.hit[d.first[name]] for d in out]):8.1%}")
 
 
+# ---------------------------------------------------------------- running
+
+def in_a_worker(measure: Callable[..., Any], edit: int, *rest: Any) -> Any:
+    """What `measure` finds on one edit, in a process that keeps the tools."""
+    with torch.inference_mode(), half_precision():
+        return measure(tools_of_this_process(), edit, *rest)
+
+
+@functools.cache
+def tools_of_this_process() -> Tools:
+    """The tools, on one thread: two such processes draw more than one with two threads does."""
+    prepare(1)
+    return load()
+
+
+def prepare(threads: int = 0) -> None:
+    """Repeatable, quiet."""
+    common.prepare(threads, 0)
+    comfy.utils.set_progress_bar_enabled(False)
+
+
+def draw_edit(tools: Tools, index: int, first: int, kinds: dict[str, dict[str, Any]]) -> Drawn:
+    """Edit `index` of those from `first` on, ranked in every way."""
+    return drawn(tools, nth(first, index), seed_of(first, index), kinds)
+
+
+def change_edit(tools: Tools, index: int, first: int, count: int) -> dict[str, tuple[bool, bool]]:
+    """Edit `index` under all changes."""
+    return changed(tools, nth(first, index), seed_of(2 * first, index), count)
+
+
+def nth(first: int, index: int) -> edits.Case:
+    """One of `cases`."""
+    return cases(first, index + 1)[-1]
+
+
+def seed_of(first: int, index: int) -> int:
+    """Far enough apart for the seeds of all candidates."""
+    return 10 * first + 100 * index
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small sample")
     parser.add_argument("--development", action="store_true", help="the edits and settings among which the defaults were chosen")
+    parser.add_argument("--workers", type=int, default=WORKERS, help=f"processes that draw at once, {WORKERS} here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    count, timed, many, of_change, scenes = (8, 2, 2, 4, 40) if options.quick else (52, 6, 16, 6, 200)
-    common.prepare(0, 0)
-    comfy.utils.set_progress_bar_enabled(False)
-    start = time.monotonic()
-    with torch.inference_mode(), half_precision():
-        tools, figures = load(), {}
+    count, timed, many, of_change, scenes, tried = (8, 2, 2, 4, 40, 8) if options.quick else (104, 6, 32, 8, 200, 100)
+    prepare()
+    start, figures = time.monotonic(), {}
+    with concurrent.futures.ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+
+        def each(measure: Callable[..., Any], edits_of: int, *rest: Any) -> list[Any]:
+            return list(pool.map(in_a_worker, *zip(*[(measure, i, *rest) for i in range(edits_of)], strict=True)))
+
         if options.development:
             kinds = grid()
-            show_choice([drawn(tools, case, 10 * DEVELOPMENT + 100 * i, kinds) for i, case in enumerate(cases(DEVELOPMENT, 8 if options.quick else 24))], kinds)
+            show_choice(each(draw_edit, tried, DEVELOPMENT, kinds), kinds)
             return
-        out = []
-        for i, case in enumerate(cases(TEST, count)):
-            seed = 10 * TEST + 100 * i
-            out.append(drawn(tools, case, seed, PRUNED))
-            if i < timed:
-                time_runs(tools, case, seed, PRUNED, out[-1])
+        out = each(draw_edit, count, TEST, PRUNED)
+        changes = each(change_edit, many, TEST, of_change)
+    with torch.inference_mode(), half_precision():
+        tools = load()
+        for i, one in enumerate(out[:timed]):
+            time_runs(tools, nth(TEST, i), seed_of(TEST, i), PRUNED, one)
         show_ranking(out, figures)
         show_pruning(out, PRUNED, figures)
-        show_changes([changed(tools, case, 20 * TEST + 100 * i, of_change) for i, case in enumerate(cases(TEST, many))], of_change, figures)
+        show_changes(changes, of_change, figures)
         figures["judge"] = judge_error(tools, scenes)
     print("\n" + NOTES.format(timed=timed, **figures["judge"]))
     print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")

@@ -30,12 +30,13 @@ SOURCE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134
 # "===" keeps a local build such as 2.11.0+cpu out: the torchvision of PyPI does not load beside one.
 TORCH = ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0")
 PACK = ("open_clip_torch", "timm", "ftfy", "wcwidth", "regex")
+# Also what the benchmarks use: scikit-learn ships photographs.
 TESTS = ("pytest", "iniconfig", "pluggy", "packaging", "pygments", "hypothesis", "sortedcontainers",
-         "playwright", "greenlet")
+         "playwright", "greenlet", "scikit-learn", "joblib", "threadpoolctl", "narwhals", "cloudpickle")
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 # One importable module for each layer's packages: what an existing ComfyUI's Python is asked for.
 PACK_MODULES = ("open_clip", "timm", "ftfy", "wcwidth", "regex")
-TEST_MODULES = ("pytest", "hypothesis", "playwright")
+TEST_MODULES = ("pytest", "hypothesis", "playwright", "sklearn")
 
 GIB = 1024**3
 # PyPI's Linux build of torch carries CUDA: 6.5 GB installed, and as much again in archives while pip works.
@@ -133,7 +134,7 @@ class Builder:
         self._pip(self.python, ["install", *constraints, *TORCH, *requirements, *PACK], "ComfyUI's packages")
 
     def _build_tests(self) -> None:
-        self._say("Adding the packages that the tests use")
+        self._say("Adding the packages that the tests and benchmarks use")
         self._pip(self.python, ["install", "-c", str(CONSTRAINTS), *TESTS], "The test packages")
 
     def _fetch_comfyui(self) -> None:

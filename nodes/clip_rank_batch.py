@@ -17,12 +17,12 @@ from .types import CATEGORY, OpenClipType
 
 MASKED = {"scope": ["masked"]}
 # Chosen by bench/ranking.py on the demo model.
-MIX = {"masked": 0.0, "box": 3.0, "whole": 1.0}
+MIX = {"masked": 1.0, "box": 4.0, "whole": 2.0}
 
 
 def _context() -> io.Input:
     return io.Float.Input(
-        "context", default=0.25, min=0.0, max=4.0, step=0.05, tooltip="How far the box reaches beyond the mask, in parts of the mask's longer side."
+        "context", default=0.5, min=0.0, max=4.0, step=0.05, tooltip="How far the box reaches beyond the mask, in parts of the mask's longer side."
     )
 
 
@@ -57,13 +57,13 @@ class ClipRankBatch(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "scope",
                     options=[
+                        io.DynamicCombo.Option("mix", [_context(), *(_weight(scope) for scope in ranking.SCOPES)]),
                         io.DynamicCombo.Option("masked", []),
                         io.DynamicCombo.Option("box", [_context()]),
                         io.DynamicCombo.Option("whole", []),
-                        io.DynamicCombo.Option("mix", [_context(), *(_weight(scope) for scope in ranking.SCOPES)]),
                     ],
-                    tooltip="What CLIP is shown. masked: picture times mask (the paper). box: the box of the mask, with some context. whole: all of it. "
-                    "mix: a weighted mean of the three scores; measured on thin masks, its order is the best.",
+                    tooltip="What CLIP is shown. mix: the weighted mean of three scores, whose order was measured to be the best. masked: picture times mask "
+                    "(the paper). box: the box of the mask, with some context. whole: all of it.",
                 ),
                 io.Int.Input("top_k", default=0, min=0, max=4096, tooltip="How many to return. 0: all, sorted."),
                 io.String.Input(

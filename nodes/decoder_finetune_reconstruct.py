@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import comfy.model_management
 import comfy.sd
@@ -144,14 +145,15 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
         settings = {key: value for key, value in method.items() if key != "method"}
         node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
         fit = METHODS[method["method"]](z, vae, source, m, plain, settings, node_id)
-        before = plain() if fit.plain is None else fit.plain
-        report = "{}: background {:.2f} dB, was {:.2f} dB as decoded.".format(
-            method["method"], *(background_psnr(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, before))
-        )
-        near = "Within {} px of the mask {:.2f} dB, was {:.2f} dB.".format(
-            BAND, *(ring_psnr(p.cpu(), source.cpu(), m.cpu(), BAND) for p in (fit.picture, before))
-        )
+        report = f"{method['method']}: background {compared(background_psnr, fit, source, m)}."
+        near = f"Within {BAND} px of the mask {compared(functools.partial(ring_psnr, width=BAND), fit, source, m)}."
         return io.NodeOutput(fit.picture.movedim(1, -1), fit.vae, "\n".join([report, near, *fit.remarks]))
+
+
+def compared(measure: Callable[[Tensor, Tensor, Tensor], float], fit: Fit, source: Tensor, m: Tensor) -> str:
+    """A measure in dB of the pictures, and of the plain decode where there is one: a large picture may never be decoded whole."""
+    now, *before = (measure(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, fit.plain) if p is not None)
+    return f"{now:.2f} dB" + "".join(f", was {db:.2f} dB as decoded" for db in before)
 
 
 def frames_of(decoded: Tensor) -> Tensor:
@@ -184,23 +186,23 @@ def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: P
 
 def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `fit_latent`."""
-    return fit_latent(z, vae, source, m, **settings, node_id=node_id)
+    return replace(fit_latent(z, vae, source, m, **settings, node_id=node_id), plain=plain())
 
 
 def by_paste(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `paste`."""
-    return Fit(reconstruction.paste(plain(), source, m, **settings), vae, [])
+    return Fit(reconstruction.paste(plain(), source, m, **settings), vae, [], plain())
 
 
 def by_colour(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `colour_fit`."""
     picture, fits = reconstruction.colour_fit(plain(), source, m, **settings)
-    return Fit(picture, vae, [f"Picture {i + 1}: gain {', '.join(f'{g:.3f}' for g in one.gain.tolist())}." for i, one in enumerate(fits)])
+    return Fit(picture, vae, [f"Picture {i + 1}: gain {', '.join(f'{g:.3f}' for g in one.gain.tolist())}." for i, one in enumerate(fits)], plain())
 
 
 def by_poisson(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `poisson`."""
-    return Fit(reconstruction.poisson(plain(), source, m, comfy.model_management.throw_exception_if_processing_interrupted), vae, [])
+    return Fit(reconstruction.poisson(plain(), source, m, comfy.model_management.throw_exception_if_processing_interrupted), vae, [], plain())
 
 
 def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
@@ -219,7 +221,7 @@ def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plai
     best = reconstruction.best_of(trials)
     tried = [f"Tried {one.method}: background {one.background:.2f} dB, seam {level(one.seam)}." for one in trials]
     why = "the first that meets both targets" if best.met else "no method meets both targets, its seam shows least"
-    return Fit(best.picture, fits[best.method].vae, [*tried, f"Took {best.method}: {why}.", *fits[best.method].remarks])
+    return Fit(best.picture, fits[best.method].vae, [*tried, f"Took {best.method}: {why}.", *fits[best.method].remarks], plain())
 
 
 def level(seam: float) -> str:

@@ -33,7 +33,7 @@ class PruneCandidates(io.ComfyNode):
                 io.Mask.Input("mask", tooltip="The mask at picture size."),
                 io.Float.Input(
                     "start",
-                    default=0.25,
+                    default=0.2,
                     min=0.0,
                     max=0.99,
                     step=0.01,
@@ -42,7 +42,7 @@ class PruneCandidates(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "keep",
-                    default=0.125,
+                    default=0.18,
                     min=0.005,
                     max=1.0,
                     step=0.005,
@@ -68,8 +68,8 @@ class PruneCandidates(io.ComfyNode):
         vae: comfy.sd.VAE,
         prompt: str,
         mask: Tensor,
-        start: float = 0.25,
-        keep: float = 0.125,
+        start: float = 0.2,
+        keep: float = 0.18,
         rounds: int = 1,
         interval: float = 0.1,
         at_least: int = 2,

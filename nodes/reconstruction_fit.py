@@ -27,11 +27,11 @@ GIB = 1 << 30
 # Cells of the latent around the mask's surroundings, where the whole picture's decode does not fit: enough for the decoder's middle to see.
 CONTEXT = 12
 # Sides of a small latent, to measure memory on.
-PROBES = 4, 8
+PROBES = 8, 16
+# Bytes that kernels and threads take once, whatever the size.
+RUNTIME = 256 << 20
 # Pixels a side, from the cheapest in time to the smallest.
 TILES = 1 << 20, 1024, 512, 256, 128, 64
-# What the kernels take beside the tensors, as a multiple of all: on the CPU, copies in an order of their own, measured on a decode at 2048x2048.
-KERNELS, KERNELS_CPU = 1.25, 2.75
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,7 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) 
     decode, stored = measure_decode(copy, tail, z)
     steps = {thrifty: measure_step(copy, tail, z, Work(0, thrifty, dtype)) for thrifty in (False, True)}
     theta = sum(p.nbytes for p in tail.modules.parameters())
-    base = copy.model_size() + 4 * theta
-    kernels = KERNELS_CPU if comfy.model_management.is_device_cpu(copy.device) else KERNELS
+    base = RUNTIME + copy.model_size() + 4 * theta
     plans: list[Plan] = []
     for view in (frame, around):
         pixels = scale**2 * area(view)
@@ -170,7 +169,7 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) 
             sides = [min(tile, scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in near]
             seen = min(sides[0], scale * z.shape[-2]) * min(sides[1], scale * z.shape[-1])
             for thrifty in (False, True):
-                needed = base + pictures + kernels * max(decode.of(pixels), steps[thrifty].of(seen))
+                needed = base + pictures + max(decode.of(pixels), steps[thrifty].of(seen))
                 plan = Plan(view, view == frame, Work(tile, thrifty, dtype), int(needed))
                 if not plans or plan.bytes < plans[-1].bytes:
                     plans.append(plan)

@@ -113,6 +113,10 @@ def trainable_copy(vae: comfy.sd.VAE) -> comfy.sd.VAE:
     """
     tuned = copy.copy(vae)
     tuned.first_stage_model = copy_in_float32(vae.first_stage_model)
+    for part in tuned.first_stage_model.modules():
+        # What the host may choose instead holds a figure for every pair of cells at once, or as many as all free memory takes.
+        if hasattr(part, "optimized_attention"):
+            part.optimized_attention = ldm.pytorch_attention
     tuned.vae_dtype = torch.float32
     tuned.size = None
     tuned.patcher = comfy.model_patcher.ModelPatcher(tuned.first_stage_model, load_device=vae.patcher.load_device, offload_device=vae.patcher.offload_device)
