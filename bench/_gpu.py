@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import gc  # noqa: E402
 import itertools  # noqa: E402
 import json  # noqa: E402
 import math  # noqa: E402
@@ -55,10 +56,11 @@ UNETS: dict[str, dict[str, Any]] = {
                     "num_classes": "sequential", "adm_in_channels": 2816},
 }  # fmt: skip
 TOKENS, POOLED = 77, 1280
+PARTS = "drawing", "ranking", "reconstruction"
 # Below one, so that half precision does not overflow however many blocks add up.
 GAIN = 0.3
-# A target that no decoder reaches.
-ALL_STEPS = OURS | {"background_target": 200.0}
+# So that a random decoder does all its steps: a target that none reaches, and a rate at which none diverges.
+ALL_STEPS = OURS | {"background_target": 200.0, "learning_rate": 1e-7}
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def by_the_authors(module: Any, one: Case, steps: int) -> str:
 
 
 def by_the_node(vae: comfy.sd.VAE, one: Case, steps: int) -> str:
-    """Decoder Finetune Reconstruct with its defaults, and what its report says of the fit."""
+    """Decoder Finetune Reconstruct, and what its report says of the fit."""
     report = DecoderFinetuneReconstruct.execute({"samples": one.z}, vae, one.source, one.mask, ALL_STEPS | {"iterations": steps}).args[2]
     return " ".join(report.splitlines()[2:])
 
@@ -140,6 +142,8 @@ def measured(run: Callable[[int], str], steps: int) -> dict[str, Any]:
     """Seconds, peak bytes of GPU memory beyond what was loaded, and what there is to say, of run(steps) after run(1) as a warm-up."""
     try:
         run(1)
+        # What is left of the warm-up must not count as loaded.
+        gc.collect()
         management.soft_empty_cache()
         before, start = loaded(), now()
         said = run(steps)
@@ -208,7 +212,7 @@ def edit(
     clock.append(now())
     said = reconstruct(Case(torch.from_numpy(case.source).float()[None] / 255, mask, best["samples"]))
     clock.append(now())
-    parts = {name: after - before for name, (before, after) in zip(("drawing", "ranking", "reconstruction"), itertools.pairwise(clock), strict=True)}
+    parts = {name: after - before for name, (before, after) in zip(PARTS, itertools.pairwise(clock), strict=True)}
     return {"seconds": parts, "said": f"{len(pictures)} of {candidates} finished; {said}"}
 
 
@@ -220,8 +224,8 @@ def random_prompt(width: int, seed: int) -> list:
 
 def whole_edits(name: str, weights: dict[str, Tensor], size: int, amount: Amount) -> Iterator[dict[str, Any]]:
     """The rows of the second table; the VAE is in the precision that the host chooses."""
-    vae = host_vae(weights)
-    tools = replace(ranking.load(), model=unet(name), vae=vae)
+    model, vae = unet(name), host_vae(weights)
+    tools = replace(ranking.load(), model=model, vae=vae)
     prompts = [random_prompt(UNETS[name]["context_dim"], seed) for seed in (0, 1)]
     source, mask = (photo(PHOTOS[0], size)[0] * 255).byte().numpy(), box(size, 0.25)[0].bool().numpy()
     case = edits.Case(source, mask, 0, 0, "a red ball", np.zeros(0, bool))
@@ -231,8 +235,12 @@ def whole_edits(name: str, weights: dict[str, Tensor], size: int, amount: Amount
     seconds = math.nan
     for label, (fit, steps), settings, scope, prune in rows:
         run = partial(edit, tools, case, prompts, candidates=amount.candidates, scope=scope, prune=prune)
-        run(settings=settings | {"steps": 2}, reconstruct=lambda one, fit=fit: fit(one, 1))
-        found = run(settings=settings, reconstruct=lambda one, fit=fit, steps=steps: fit(one, steps))
+        try:
+            run(settings=settings | {"steps": 2}, reconstruct=lambda one, fit=fit: fit(one, 1))
+            found = run(settings=settings, reconstruct=lambda one, fit=fit, steps=steps: fit(one, steps))
+        except Exception as error:
+            management.raise_non_oom(error)
+            found = {"seconds": dict.fromkeys(PARTS, math.nan), "said": "out of memory"}
         total = sum(found["seconds"].values())
         seconds = total if math.isnan(seconds) else seconds
         yield found | {"label": f"{name}, {size} px, {amount.candidates} candidates: {label}", "ratio": total / seconds}
@@ -253,8 +261,9 @@ def main() -> None:
     comfy.utils.set_progress_bar_enabled(False)
     torch.set_flush_denormal(True)
     weights = random_weights(AutoencoderKL(**VAE), torch.float32)
-    dynamic = "on" if comfy.memory_management.aimdo_enabled else "off"
-    host = f"{management.get_torch_device_name(management.get_torch_device())}, dynamic VRAM {dynamic}"
+    dynamic = f"dynamic VRAM {'on' if comfy.memory_management.aimdo_enabled else 'off'}"
+    alone = "no GPU that has dynamic VRAM or counts memory, so this is the only table"
+    host = f"{management.get_torch_device_name(management.get_torch_device())}: {dynamic if torch.cuda.is_available() else alone}"
     with torch.inference_mode():
         rows = told(reconstructions(name, weights, size, amount))
         management.unload_all_models()

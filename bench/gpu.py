@@ -7,9 +7,10 @@ setting of dynamic VRAM a process of its own is set up as ComfyUI's main.py sets
 chooses. Without a GPU of the kind that dynamic VRAM is for there is one setting, and no figure for memory.
 
 Reconstruction: a 25 % mask; a plain decode, the authors' procedure (75 Adam steps on the whole decoder and the whole picture in float32, one
-picture at a time), and Decoder Finetune Reconstruct with its defaults but for a target out of reach, so that it does all its steps; for one
-candidate and for a batch. The VAE is in float32 and in bfloat16. A whole edit: as in bench/pipeline.py, with the same settings; its
-ranking is done by the demo model's small CLIP.
+picture at a time), and Decoder Finetune Reconstruct with its defaults, for one candidate and for a batch. Of the defaults two are changed,
+neither of which costs time, so that random weights do all steps: the target is out of reach, and the learning rate next to nothing. What the node
+says of its steps stands beside the figures. The VAE is in float32 and in bfloat16. A whole edit: as in bench/pipeline.py, with the
+same settings; its ranking is done by the demo model's small CLIP.
 """
 
 from __future__ import annotations

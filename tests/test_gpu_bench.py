@@ -14,7 +14,6 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from bench import _gpu
 
 SMALL = {"embed_dim": 4, "ddconfig": _gpu.VAE["ddconfig"] | {"ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1}}
-# Of what the host still takes for SD1.5.
 THIN = {"num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [1], "transformer_depth_output": [1, 1], "transformer_depth_middle": 1}
 
 
@@ -39,9 +38,11 @@ def test_each_reconstruction_does_all_its_steps_and_is_a_ratio_to_the_authors(we
     assert all(row["ratio"] == row["seconds"] / rows[i // 4 * 4]["seconds"] for i, row in enumerate(rows))
 
 
-def test_both_edits_run_to_their_end(weights, monkeypatch):
-    monkeypatch.setitem(_gpu.UNETS, "SD1.5", _gpu.UNETS["SD1.5"] | THIN)
+@pytest.mark.parametrize(("name", "kind"), [("SD1.5", "SD15"), ("SDXL", "SDXL")])
+def test_both_edits_run_to_their_end(weights, monkeypatch, name, kind):
+    monkeypatch.setitem(_gpu.UNETS, name, _gpu.UNETS[name] | THIN)
+    monkeypatch.setitem(getattr(comfy.supported_models, kind).unet_config, "transformer_depth", THIN["transformer_depth"])
     with torch.inference_mode():
-        theirs, ours = _gpu.whole_edits("SD1.5", weights, 64, _gpu.QUICK)
+        theirs, ours = _gpu.whole_edits(name, weights, 64, _gpu.QUICK)
     assert theirs["said"] == "3 of 3 finished; 2 steps" and ours["said"].startswith("2 of 3 finished; 2 steps, all steps done")
     assert theirs["ratio"] == 1 and math.isclose(ours["ratio"], sum(ours["seconds"].values()) / sum(theirs["seconds"].values()))
