@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -167,9 +168,9 @@ def table(vae, pictures: dict[str, Tensor], shares: list[float], slow: bool) -> 
     return {label: np.mean(values, 0).tolist() for label, values in rows.items()}
 
 
-def memory(method: str, size: int, budget: float = 0.0) -> dict[str, float]:
+def memory(method: str, size: int, budget: float = 0.0, steps: int = 2) -> dict[str, Any]:
     """Peak memory in MiB beyond the loaded models, seconds, and what the node says, of one method in a process of its own."""
-    command = [sys.executable, __file__, "--one", method, "--size", str(size), "--budget", str(budget)]
+    command = [sys.executable, __file__, "--one", method, "--size", str(size), "--budget", str(budget), "--steps", str(steps)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
@@ -192,7 +193,7 @@ def peak() -> Iterator[list[int]]:
         watcher.join()
 
 
-def run_one(method: str, size: int, budget: float) -> None:
+def run_one(name: str, size: int, budget: float, steps: int) -> None:
     """What `memory` asks for."""
     vae = loader.load()[2]
     with torch.inference_mode():
@@ -201,12 +202,13 @@ def run_one(method: str, size: int, budget: float) -> None:
         vae.decode(z)
         start, said = time.process_time(), ""
         with peak() as most:
-            if method == AUTHORS:
-                authors(vae, one, 2)
-            elif method == "plain decode":
+            if name == AUTHORS:
+                authors(vae, one, steps)
+            elif name == "plain decode":
                 vae.decode(one.z)
             else:
-                said = DecoderFinetuneReconstruct.execute({"samples": one.z}, vae, one.source, one.mask, OURS | {"memory_budget": budget}).args[2]
+                method = OURS | {"memory_budget": budget, "iterations": steps}
+                said = DecoderFinetuneReconstruct.execute({"samples": one.z}, vae, one.source, one.mask, method).args[2]
         seconds = time.process_time() - start
     print(json.dumps({"MiB": most[0] / 2**20, "seconds": seconds, "said": said}))
 
@@ -232,13 +234,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one picture, one mask: a few minutes instead of twenty")
     parser.add_argument("--large", action="store_true", help="also 2048x2048 within 8 GiB")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    for name, kind in (("--one", str), ("--size", int), ("--budget", float)):
+    for name, kind in (("--one", str), ("--size", int), ("--budget", float), ("--steps", int)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)
     if options.one:
-        run_one(options.one, options.size, options.budget)
+        run_one(options.one, options.size, options.budget, options.steps)
         return
     vae = loader.load()[2]
     pictures = {PHOTOS[0]: photo(PHOTOS[0], SIZE)} | ({} if options.quick else {PHOTOS[1]: photo(PHOTOS[1], SIZE), "text": text(SIZE)})
@@ -255,7 +257,7 @@ def main() -> None:
     for name, (first, last) in repeated.items():
         print(f"ten edits, {name}: what is never masked is at {first:.2f} dB after the first, at {last:.2f} dB after the tenth")
     if options.large:
-        peaks["2048"] = memory("ours", 2048, 8.0)
+        peaks["2048"] = memory("ours", 2048, 8.0, OURS["iterations"])
         print(f"2048x2048, memory_budget 8: {peaks['2048']['MiB'] / 1024:.2f} GiB, {peaks['2048']['seconds']:.0f} s\n{peaks['2048']['said']}")
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "memory": peaks, "ten edits": repeated}, indent=1) + "\n")

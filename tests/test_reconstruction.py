@@ -283,15 +283,23 @@ def test_when_memory_runs_out_it_starts_again_with_less_and_says_so(edit, monkey
 def test_a_small_budget_is_kept_by_computing_more(edit, tuned):
     """The result is the same."""
     freely = float(re.search(r"at most ([\d.]+) GiB", tuned[2])[1])
-    image, _, report = reconstruct(edit, DECODER | {"memory_budget": 0.8 * freely})
+    with pytest.raises(ValueError, match="memory_budget was 0.01 GiB, must be at least 0") as refusal:
+        reconstruct(edit, DECODER | {"memory_budget": 0.01})
+    least = float(re.search(r"at least ([\d.]+)", str(refusal.value))[1]) + 0.005
+    image, _, report = reconstruct(edit, DECODER | {"memory_budget": least})
     needed = float(re.search(r"at most ([\d.]+) GiB", report)[1])
-    assert needed <= 0.8 * freely and "with activations computed twice" in report
+    assert needed <= least < freely and "with activations computed twice" in report
     assert (image - tuned[0]).abs().max() < 0.05
 
 
-def test_a_budget_that_is_too_small_is_refused(edit):
-    with pytest.raises(ValueError, match="memory_budget was 0.01 GiB, must be at least 0"):
-        reconstruct(edit, DECODER | {"memory_budget": 0.01})
+def test_a_budget_holds_within_a_tenth():
+    """What a process of its own takes beyond the loaded VAE, where all at once would take more than the budget."""
+    from bench.reconstruction import memory
+
+    budget = 1.0
+    found = memory("ours", 1024, budget, 2)
+    assert found["MiB"] / 1024 < 1.1 * budget
+    assert "with activations computed twice" in found["said"] or "in tiles" in found["said"]
 
 
 def test_what_the_host_hangs_on_a_loaded_module_is_left_behind():
