@@ -101,7 +101,8 @@ def run(
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
     drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)
     if outcome.steps > 0:
-        settle(decode_of(copy), tail, seen[:1], found[0].statistics)
+        first = found[0].candidate
+        settle(decode_of(copy), tail, seen[first : first + 1], found[0].statistics)
     # What little the tuned picture is off along the edge is spread over the mask; without a fit it is left as it is.
     meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)
     result = source.expand(len(z), -1, -1, -1).clone()
