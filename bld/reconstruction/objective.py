@@ -46,7 +46,7 @@ OnStep = Callable[[Step], None]
 
 @dataclass
 class Outcome:
-    """How a descent went: why it ended, its steps, and whether an earlier state than the last was given back."""
+    """How a descent went: why it ended, its steps, the least loss over all parts, and whether an earlier state than the last was given back."""
 
     reason: str = ""
     steps: int = 0
