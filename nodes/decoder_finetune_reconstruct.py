@@ -15,6 +15,7 @@ from ..bld.metrics import background_psnr
 from .checks import as_image_samples, as_mask, as_picture, check_batch
 from .reconstruction_fit import Fit, fit_decoder, fit_latent, ring_psnr
 from .types import CATEGORY
+from .vae import tail_of
 
 DECODER, LATENT, PASTE, COLOUR, POISSON, AUTO = "decoder weights", "latent", "paste", "colour fit", "poisson", "auto"
 RATE_TOOLTIP = "Of Adam, at its highest: it rises over five steps and falls to nothing at the last. The paper: 0.0001, for 75 steps of the whole decoder."
@@ -134,6 +135,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict) -> io.NodeOutput:
+        check_vae(vae)
         z = as_image_samples(samples, "samples")
         source = as_picture(vae.vae_encode_crop_pixels(image), "image")
         m = as_mask(mask)
@@ -161,10 +163,15 @@ def frames_of(decoded: Tensor) -> Tensor:
     return decoded[:, 0] if decoded.ndim == 5 else decoded
 
 
-def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.sd.VAE) -> None:
-    """Raises ValueError unless the latent, the source (cropped as VAE Encode crops it), the mask and the batches fit together."""
+def check_vae(vae: comfy.sd.VAE) -> None:
+    """Raises ValueError for a VAE of sounds or shapes. Comes first: such a VAE would crop a picture to nothing."""
+    vae.throw_exception_if_invalid()
     if vae.latent_dim not in (2, 3) or vae.output_channels < 3:
         raise ValueError(f"vae is a {type(vae.first_stage_model).__name__}, which draws no pictures: give an image VAE, with any method.")
+
+
+def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.sd.VAE) -> None:
+    """Raises ValueError unless the latent, the source (cropped as VAE Encode crops it), the mask and the batches fit together."""
     wanted = "(batch, channels, 1, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
     if (vae.latent_dim == 3) != (z.ndim == 5):
         raise ValueError(f"samples had shape {list(z.shape)}, must be {wanted} for this VAE.")
@@ -206,8 +213,9 @@ def by_poisson(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: P
 
 
 def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
-    """The cheapest of the others that meets the targets; else the one whose seam shows least."""
+    """The cheapest of the others that meets the targets; else the one whose seam shows least. What this VAE does not allow is left out."""
     fits: dict[str, Fit] = {}
+    left_out = why_not_tuned(vae)
 
     def trial(method: str, options: dict) -> tuple[str, Callable[[], Tensor]]:
         def make() -> Tensor:
@@ -216,12 +224,25 @@ def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plai
 
         return method, make
 
-    methods = [trial(PASTE, {}), trial(COLOUR, {}), trial(POISSON, {}), trial(DECODER, {"memory_budget": settings["memory_budget"]})]
+    methods = [trial(PASTE, {}), trial(COLOUR, {}), trial(POISSON, {})]
+    if left_out is None:
+        methods.append(trial(DECODER, {"memory_budget": settings["memory_budget"]}))
     trials = reconstruction.cheapest(methods, source, m, settings["target_background"], settings["target_seam"])
     best = reconstruction.best_of(trials)
     tried = [f"Tried {one.method}: background {one.background:.2f} dB, seam {level(one.seam)}." for one in trials]
     why = "the first that meets both targets" if best.met else "no method meets both targets, its seam shows least"
+    if left_out is not None and not best.met:
+        tried.append(f"Left out {DECODER}: {left_out}")
     return Fit(best.picture, fits[best.method].vae, [*tried, f"Took {best.method}: {why}.", *fits[best.method].remarks], plain())
+
+
+def why_not_tuned(vae: comfy.sd.VAE) -> str | None:
+    """What stands against tuning this VAE's decoder, if anything."""
+    try:
+        tail_of(vae)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def level(seam: float) -> str:

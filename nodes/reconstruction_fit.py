@@ -101,7 +101,8 @@ def run(
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
     drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)
     if outcome.steps > 0:
-        settle(decode_of(copy), tail, seen[:1], found[0].statistics)
+        first = found[0].candidate
+        settle(decode_of(copy), tail, seen[first : first + 1], found[0].statistics)
     # What little the tuned picture is off along the edge is spread over the mask; without a fit it is left as it is.
     meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)
     result = source.expand(len(z), -1, -1, -1).clone()
@@ -125,7 +126,7 @@ def fit_latent(
         load_for_training(copy, 2 * comfy.model_management.module_size(copy.first_stage_model))
         settings = Settings(background_weight, iterations, learning_rate)
         y, _, outcome = reconstruction.tune_latent(decode_of(copy), z, x, m, settings, show_progress(iterations, node_id))
-    return Fit(vae.process_output(y.clone()).to(vae.output_device, vae.vae_output_dtype()), vae, [f"{outcome.steps} steps, {outcome.reason}."])
+    return Fit(vae.process_output(y.clone()).to(vae.output_device, vae.vae_output_dtype()), vae, [f"{ending(outcome)}."])
 
 
 @dataclass(frozen=True)
@@ -251,11 +252,15 @@ def out_of_memory(error: Exception) -> bool:
     return comfy.model_management.is_oom(error) or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
+def ending(outcome: Outcome) -> str:
+    """How many steps there were, and why no more."""
+    remedy = ": the best state was put back; try a lower learning_rate" if outcome.restored else ""
+    return f"{outcome.steps} steps, {outcome.reason}{remedy}"
+
+
 def describe(outcome: Outcome, plan: Plan) -> str:
     """In words, for the report."""
-    parts = [f"{outcome.steps} steps, {outcome.reason}"]
-    if outcome.restored:
-        parts[0] += ": the best state was put back; try a lower learning_rate"
+    parts = [ending(outcome)]
     if outcome.background:
         parts.append(f"the decoder's picture of the mask's surroundings came from {outcome.background[0]:.1f} to {outcome.background[-1]:.1f} dB")
     parts.append(f"{'bfloat16' if plan.work.dtype == torch.bfloat16 else 'float32'}, at most {plan.bytes / GIB:.2f} GiB")

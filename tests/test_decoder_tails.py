@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import comfy.ldm.audio.autoencoder
+import comfy.ldm.hunyuan3d.vae
 import comfy.ldm.models.autoencoder as autoencoders
 import comfy.ldm.wan.vae
 import comfy.model_management
-import comfy.pixel_space_convert
 import comfy.sd
 import comfy.taesd.taesd
 import pytest
@@ -128,18 +129,59 @@ def test_the_node_takes_every_image_vae(kind, method):
     assert all(torch.equal(a, b) for a, b in zip(before, vae.first_stage_model.state_dict().values(), strict=True))
 
 
-def test_a_vae_that_cannot_be_tuned_is_refused_and_the_sentence_names_what_works():
-    vae = vae_of("sd")
-    vae.first_stage_model = comfy.pixel_space_convert.PixelspaceConversionVAE()
-    with pytest.raises(ValueError, match="PixelspaceConversionVAE, whose decoder cannot be tuned: use method paste, colour fit or poisson"):
-        tail_of(vae)
+def refused(vae: comfy.sd.VAE, method: str, z: torch.Tensor, image: torch.Tensor) -> str:
+    """What the user reads."""
+    mask = torch.zeros(image.shape[:3])
+    mask[:, :24] = 1
+    with torch.inference_mode(), pytest.raises(ValueError) as error:
+        DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, {"method": method, **SETTINGS[method]})
+    return str(error.value)
 
 
-def test_sound_and_meshes_are_refused():
+FIT = {"iterations": 2, "learning_rate": 1e-4, "background_weight": 100.0}
+SETTINGS = {"decoder weights": FIT, "latent": FIT, "paste": {}, "colour fit": {}, "poisson": {},
+            "auto": {"target_background": 0.0, "target_seam": 0.0, "memory_budget": 0.0}}  # fmt: skip
+
+
+def pixel_space() -> tuple[comfy.sd.VAE, torch.Tensor, torch.Tensor]:
+    """The host's own, with the latent of an edit and the source: both are pictures."""
+    image = torch.rand(1, 48, 48, 3, generator=torch.Generator().manual_seed(0))
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)}), image.movedim(-1, 1).flip(-1) * 2 - 1, image
+
+
+@pytest.mark.parametrize("method", ["decoder weights", "latent"])
+def test_a_vae_that_cannot_be_tuned_is_refused_and_the_sentence_names_what_works(method):
+    vae, z, image = pixel_space()
+    sentence = refused(vae, method, z, image)
+    assert "vae is a PixelspaceConversionVAE, whose decoder cannot be tuned: use method paste, colour fit or poisson" in sentence
+    assert sentence.count(". ") == 0
+
+
+@pytest.mark.parametrize("method", ["paste", "colour fit", "poisson", "auto"])
+def test_what_the_sentence_names_does_work(method):
+    vae, z, image = pixel_space()
+    mask = torch.zeros(1, 48, 48)
+    mask[:, 8:24, 8:24] = 1
+    with torch.inference_mode():
+        picture, same, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, {"method": method, **SETTINGS[method]}).args
+    assert same is vae and torch.equal(picture[:, 24:], image[:, 24:]) and not torch.equal(picture, image)
+    assert ("Left out decoder weights: vae is a PixelspaceConversionVAE" in report) == (method == "auto")
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("kind", ["sound", "music", "shape"])
+def test_sound_and_shapes_are_refused_by_every_method(kind, method):
+    """With what the host sets for them; it is the VAE that is wrong, not the picture, which such a VAE would crop to nothing."""
     vae = vae_of("sd")
-    vae.latent_dim = 1
-    with pytest.raises(ValueError, match="draws no pictures"):
-        DecoderFinetuneReconstruct.execute({"samples": latent("sd", 8)}, vae, torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64), {"method": "paste"})
+    if kind == "shape":
+        vae.first_stage_model = comfy.ldm.hunyuan3d.vae.ShapeVAE(num_latents=8, embed_dim=8, width=16, heads=2, num_decoder_layers=1, num_encoder_layers=1)
+        vae.latent_dim = 1
+    else:
+        vae.first_stage_model = comfy.ldm.audio.autoencoder.AudioOobleckVAE(channels=8, latent_dim=8)
+        vae.latent_dim, vae.output_channels, vae.pad_channel_value = 1 if kind == "sound" else 2, 2, "replicate"
+        vae.upscale_ratio = vae.downscale_ratio = 2048
+    name = type(vae.first_stage_model).__name__
+    assert refused(vae, method, latent("sd", 6), torch.rand(1, 48, 48, 3)) == f"vae is a {name}, which draws no pictures: give an image VAE, with any method."
 
 
 def test_a_video_latent_needs_its_frame():

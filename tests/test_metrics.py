@@ -74,6 +74,12 @@ def test_delta_e_is_that_of_the_papers_34_pairs():
         assert torch.allclose(found, expected, rtol=0, atol=1e-4)
 
 
+def test_colour_shift_of_two_browns():
+    """Figures of scikit-image 0.26: rgb2lab and deltaE_ciede2000."""
+    x, x_hat = (torch.tensor(colour)[None, :, None, None].expand(1, 3, 4, 4) for colour in ([0.5, 0.4, 0.3], [0.5, 0.45, 0.3]))
+    assert colour_shift(x_hat, x, torch.zeros(1, 4, 4))[0] == pytest.approx(9.232, abs=0.01)
+
+
 def test_colour_shift_of_known_colours():
     x, x_hat = torch.zeros(1, 3, 10, 10), torch.zeros(1, 3, 10, 10)
     x[:, 0] = 1

@@ -69,24 +69,30 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
     The candidates of one source share the weights, since they share the background.
     """
     candidates = [list(parts) for _, parts in groupby(found, lambda part: part.candidate)]
+    pixels = [sum(part.near.numel() for part in parts) for parts in candidates]
+
+    def loss_of(y: Tensor, part: Part) -> Tensor:
+        return objective(y * part.near, part.x_hat * part.near, part.x * part.near, part.m, settings.lam) * part.near.numel()
+
     with held(tail) as hold, trainable(tail.modules.parameters()) as theta:
 
         def look(number: int) -> tuple[float, float, Tensor]:
-            parts = candidates[number % len(candidates)]
-            pixels = sum(part.near.numel() for part in parts)
+            one = number % len(candidates)
             total, sums = 0.0, []
-            for part in parts:
+            for part in candidates[one]:
                 hold(part.statistics)
                 with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16):
                     y = tail.decode(part.h, part.tile.halo, work.thrifty).float()
-                loss = objective(y * part.near, part.x_hat * part.near, part.x * part.near, part.m, settings.lam) * (part.near.numel() / pixels)
+                loss = loss_of(y, part) / pixels[one]
                 loss.backward()
                 total += float(loss.detach())
                 sums.append(background_sums(y.detach(), part.x, 1 - (1 - part.m) * part.near))
             squares, weights = zip(*sums, strict=True)
             return total, decibels(sum(squares), sum(weights)), y.detach()
 
-        return minimise(theta, look, settings, on_step, rounds=len(candidates))
+        # Before the first step the tail draws x_hat.
+        before = [float(sum(loss_of(part.x_hat, part) for part in parts)) / count for parts, count in zip(candidates, pixels, strict=True)]
+        return minimise(theta, look, settings, on_step, before)
 
 
 def draw(tail: Tail, found: list[Part], x: Tensor, count: int, finish: Callable[[Tensor], Tensor]) -> Tensor:

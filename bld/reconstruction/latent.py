@@ -27,6 +27,6 @@ def tune_latent(decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor, m: Ten
             loss.backward()
             return float(loss.detach()), background_db(y.detach(), x, m), y.detach()
 
-        outcome = minimise([z_star], look, settings, on_step)
+        outcome = minimise([z_star], look, settings, on_step, [float(objective(x_hat, x_hat, x, m, settings.lam))])
     with torch.no_grad():
         return decode(z_star), z_star, outcome

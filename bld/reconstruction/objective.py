@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -46,7 +46,7 @@ OnStep = Callable[[Step], None]
 
 @dataclass
 class Outcome:
-    """How a descent went: why it ended, its steps, and whether an earlier state than the last was given back."""
+    """How a descent went: why it ended, its steps, the least loss over all parts, and whether an earlier state than the last was given back."""
 
     reason: str = ""
     steps: int = 0
@@ -91,37 +91,39 @@ def decibels(squares: float, weight: float) -> float:
 Look = Callable[[int], tuple[float, float, Tensor]]
 
 
-def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_step: OnStep, rounds: int = 1) -> Outcome:
+def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_step: OnStep, before: Sequence[float]) -> Outcome:
     """Adam on `variables`, in place. The rate rises over the first steps and falls to nothing at the last.
 
     It ends early where the background reaches its target or improves no more, and where the loss is not finite or has
-    risen to several times what it was at first: then the best state seen is put back.
+    risen to several times what it was at first. Then, and where it ends higher than it began, the best state seen is put back.
 
     Args:
         look: of a step's number, (the loss, the background's dB, the picture); it leaves the loss's gradients on the variables.
         on_step: called before each step's change; what it raises ends the descent.
-        rounds: how many steps in a row see different parts of one whole; losses are compared as means over as many.
+        before: the losses of the parts that as many steps in a row see, before the first change.
     """
-    variables = list(variables)
+    variables, rounds = list(variables), len(before)
     optimiser = torch.optim.Adam(variables, lr=settings.lr)
-    outcome, kept = Outcome("all steps done"), [v.detach().clone() for v in variables]
+    outcome, kept = Outcome("all steps done", best=sum(before)), [v.detach().clone() for v in variables]
     losses: deque[float] = deque(maxlen=rounds)
+    firsts: deque[float] = deque(maxlen=rounds)
     levels: deque[float] = deque(maxlen=rounds)
-    first = math.inf
+    noise = 0.0
     for number in range(settings.iterations):
         optimiser.zero_grad(set_to_none=True)
         loss, background, picture = look(number)
         on_step(Step(number, loss, background, picture))
+        # Nothing has changed yet at the first: what it shows beyond `before` is the rounding of its computation.
+        noise = noise if number else max(0.0, loss - before[0])
         losses.append(loss)
+        firsts.append(before[number % rounds] + noise)
         levels.append(background)
-        mean = sum(losses) / len(losses)
-        if not mean <= DIVERGED * first or not math.isfinite(mean):
+        if not sum(losses) <= DIVERGED * sum(firsts):
             outcome.reason = "diverged"
             break
         if len(losses) == rounds:
-            first = mean if math.isinf(first) else first
-            if mean < outcome.best:
-                outcome.best = mean
+            if sum(losses) < outcome.best:
+                outcome.best = sum(losses)
                 copy_into(kept, variables)
             outcome.background.append(sum(levels) / rounds)
             if outcome.background[-1] >= settings.target:
@@ -134,7 +136,7 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
             group["lr"] = settings.lr * rate(number, settings.iterations)
         optimiser.step()
         outcome.steps = number + 1
-    if outcome.reason == "diverged" or not all(torch.isfinite(v).all() for v in variables):
+    if not sum(losses) <= sum(firsts) or not all(torch.isfinite(v).all() for v in variables):
         outcome.reason, outcome.restored = "diverged", True
         copy_into(variables, kept)
     return outcome

@@ -1,0 +1,138 @@
+"""The reconstruction node where there is little to do, too much, or something else than usual; on a small random VAE."""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+
+import comfy.utils
+import pytest
+import torch
+from PIL import Image
+from test_decoder_tails import latent, vae_of
+from torch import Tensor
+
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import METHODS, DecoderFinetuneReconstruct
+
+SIDE = 48
+FIT = {"iterations": 3, "learning_rate": 1e-3, "background_weight": 100.0}
+DECODER = {"method": "decoder weights", **FIT, "surroundings": 8, "background_target": 200.0, "memory_budget": 0.0}
+LATENT = {"method": "latent", **FIT, "learning_rate": 0.05}
+AUTO = {"method": "auto", "target_background": 40.0, "target_seam": 0.0, "memory_budget": 0.0}
+SETTINGS = {"decoder weights": DECODER, "latent": LATENT, "auto": AUTO} | {name: {"method": name} for name in ("paste", "colour fit", "poisson")}
+
+
+def source(count: int = 1) -> Tensor:
+    return torch.rand(count, SIDE, SIDE, 3, generator=torch.Generator().manual_seed(3))
+
+
+def box(*corners: int) -> Tensor:
+    """White from the first corner to the second: (1, H, W)."""
+    top, left, bottom, right = corners or (16, 16, 32, 32)
+    m = torch.zeros(1, SIDE, SIDE)
+    m[:, top:bottom, left:right] = 1
+    return m
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return vae_of("sd")
+
+
+@pytest.fixture(scope="module")
+def plain(vae) -> Tensor:
+    with torch.inference_mode():
+        return vae.decode(latent("sd", 6))
+
+
+def run(vae, method: dict, z: Tensor | None = None, image: Tensor | None = None, mask: Tensor | None = None) -> tuple:
+    z, image, mask = latent("sd", 6) if z is None else z, source() if image is None else image, box() if mask is None else mask
+    with torch.inference_mode():
+        return DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, method).args
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_empty_mask_gives_the_source(vae, plain, name):
+    image, _, report = run(vae, SETTINGS[name], mask=torch.zeros(1, SIDE, SIDE))
+    assert report.startswith(name)
+    if name == "latent":
+        assert (image - source()).square().mean() < (plain - source()).square().mean(), "it can only come nearer"
+    else:
+        assert torch.equal(image, source())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_mask_of_everything_gives_the_plain_decode(vae, plain, name):
+    image, _, report = run(vae, SETTINGS[name], mask=torch.ones(1, SIDE, SIDE))
+    assert report.startswith(name) and torch.allclose(image, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"iterations": 0}, {"background_weight": 0.0}])
+def test_without_steps_or_without_a_background_the_latent_stays(vae, plain, change):
+    image, same, report = run(vae, LATENT | change)
+    assert torch.allclose(image, plain, atol=1e-4) and same is vae and "diverged" not in report
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("method, rate", [(DECODER, 1.0), (DECODER, 0.1), (LATENT, 1000.0)], ids=["decoder, 1", "decoder, 0.1", "latent"])
+def test_a_rate_that_is_far_too_high_leaves_what_was_best_and_says_so(vae, count, method, rate):
+    """The untouched decode; for the decoder, met with the source as Poisson does."""
+    z = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6).flip(-1)])[:count]
+    image, _, report = run(vae, method | {"learning_rate": rate, "iterations": 12}, z=z)
+    assert "diverged: the best state was put back; try a lower learning_rate" in report
+    assert method is LATENT or int(re.search(r"(\d+) steps", report)[1]) < 12, "a decoder never comes back: it stops"
+    with torch.inference_mode():
+        expected = run(vae, {"method": "poisson"}, z=z)[0] if method is DECODER else vae.decode(z)
+    assert torch.allclose(image, expected, atol=0.02)
+
+
+def test_it_starts_from_the_sampled_latent_and_never_encodes(vae, monkeypatch):
+    """A latent that no picture encodes to."""
+    monkeypatch.setattr(type(vae), "encode", lambda *_: pytest.fail("a picture was encoded"))
+    monkeypatch.setattr(type(vae.first_stage_model), "encode", lambda *_: pytest.fail("a picture was encoded"))
+    z = 3 * latent("sd", 6)
+    with torch.inference_mode():
+        decoded = vae.decode(z)
+    image = run(vae, DECODER | {"iterations": 0}, z=z)[0]
+    assert torch.allclose(image[box() > 0], decoded[box() > 0], atol=1e-4)
+    assert not torch.equal(run(vae, DECODER, z=z)[0], image)
+
+
+def test_the_progress_bar_shows_every_step_and_a_picture_and_the_node_says_loss_and_decibels(vae, monkeypatch):
+    told, said = [], []
+    instance = SimpleNamespace(send_progress_text=lambda text, node: said.append((node, text)))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: told.append((value, total, preview)))
+    monkeypatch.setattr(DecoderFinetuneReconstruct, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    run(vae, DECODER | {"iterations": 12})
+    steps = [one for one in told if one[1] == 12]
+    assert steps[0][0] == 1 and steps[-1][0] == 12
+    shown = [preview for _, _, preview in steps if preview is not None]
+    assert len(shown) >= 2 and all(kind == "JPEG" and isinstance(picture, Image.Image) and min(picture.size) >= 16 for kind, picture, _ in shown)
+    assert [node for node, _ in said] == ["7"] * 12
+    found = [re.fullmatch(r"step (\d+) of 12, loss ([\d.e+-]+), background (\d+\.\d) dB", text) for _, text in said]
+    assert [int(one[1]) for one in found] == list(range(1, 13)) and float(found[-1][2]) < float(found[0][2]) and float(found[-1][3]) > float(found[0][3])
+
+
+def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_empty(vae):
+    z, x = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6)]), source(3)
+    m = torch.cat([torch.zeros(1, SIDE, SIDE), box(), box(8, 24, 24, 48)])
+    image, tuned, _ = run(vae, DECODER, z, x, m)
+    with torch.inference_mode():
+        again = tuned.decode(z)
+    assert torch.equal(image[0], x[0]) and torch.equal(image[m == 0], x[m == 0])
+    assert all((image[i][m[i] > 0] != x[i][m[i] > 0]).float().mean() > 0.9 for i in (1, 2))
+    shift = again[1] - image[1]
+    bend = 4 * shift[1:-1, 1:-1] - shift[:-2, 1:-1] - shift[2:, 1:-1] - shift[1:-1, :-2] - shift[1:-1, 2:]
+    assert bend[m[1, 1:-1, 1:-1] > 0].abs().median() < 1e-3, "the tuned VAE draws the first that there is, but for what makes it meet the source"
+    for i in (1, 2):
+        own, other = (run(vae, {"method": "poisson"}, z[k : k + 1], x[i : i + 1], m[i : i + 1])[0][0] for k in (i, 3 - i))
+        assert (image[i] - own)[m[i] > 0].abs().mean() < 0.7 * (image[i] - other)[m[i] > 0].abs().mean(), "each its own edit"
+
+
+def test_a_checkpoint_without_a_vae_is_said_to_be_one():
+    missing = vae_of("sd")
+    missing.first_stage_model = None
+    with pytest.raises(RuntimeError, match="does not contain a valid VAE"):
+        run(missing, {"method": "paste"})

@@ -1,0 +1,143 @@
+"""The user's VAE is never written to: whatever happens in a fit, and wherever in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_management as management
+import nodes as host_nodes
+import pytest
+import torch
+from test_decoder_tails import latent, vae_of
+from test_reconstruction import fingerprint
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from blended_latent_diffusion.bld import reconstruction
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from blended_latent_diffusion.nodes.reconstruction_fit import out_of_memory
+
+FIT = {"iterations": 2, "learning_rate": 1e-3, "background_weight": 100.0}
+METHODS = {
+    "decoder weights": {**FIT, "surroundings": 8, "background_target": 200.0, "memory_budget": 0.0},
+    "latent": FIT,
+    "auto": {"target_background": 200.0, "target_seam": 0.0, "memory_budget": 0.0},
+}
+
+
+class Crash(RuntimeError):
+    """A fault that nobody foresaw."""
+
+
+def run(vae, method: str = "decoder weights", **options) -> tuple:
+    image, mask = torch.rand(1, 48, 48, 3, generator=torch.Generator().manual_seed(3)), torch.zeros(1, 48, 48)
+    mask[:, 16:32, 16:32] = 1
+    with torch.inference_mode():
+        return DecoderFinetuneReconstruct.execute({"samples": latent("sd", 6)}, vae, image, mask, {"method": method, **METHODS[method], **options}).args
+
+
+def drawn(vae) -> Tensor:
+    with torch.inference_mode():
+        return host_nodes.VAEDecode().decode(vae, {"samples": latent("sd", 6)})[0]
+
+
+class Watched:
+    """A VAE, and what it was."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.vae = vae_of("sd")
+        with torch.inference_mode():
+            self.vae.first_stage_model.to(dtype)
+        self.vae.vae_dtype = dtype
+        self.picture, self.print = drawn(self.vae), fingerprint(self.vae)
+        self.fields = {name: value for name, value in vars(self.vae).items() if name != "size"}
+
+    def check(self) -> None:
+        """Nothing is left of what happened, neither in it nor in the process."""
+        assert fingerprint(self.vae) == self.print and torch.equal(drawn(self.vae), self.picture)
+        assert {name: value for name, value in vars(self.vae).items() if name != "size"} == self.fields
+        assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        assert not management.in_training
+
+
+def calls_of(action: Callable[[], object]) -> int:
+    """How many modules run in it."""
+    count = []
+    handle = register_module_forward_pre_hook(lambda *_: count.append(1))
+    try:
+        action()
+    finally:
+        handle.remove()
+    return len(count)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_success_leaves_it_alone_and_the_tuned_copy_is_of_its_kind(method, dtype):
+    watched = Watched(dtype)
+    picture, tuned, _ = run(watched.vae, method)
+    watched.check()
+    assert torch.isfinite(picture).all()
+    if method == "decoder weights":
+        assert tuned is not watched.vae and tuned.vae_dtype == dtype and tuned.device == watched.vae.device
+        assert {p.dtype for p in tuned.first_stage_model.parameters()} == {dtype}
+        assert fingerprint(tuned) != watched.print and not torch.equal(drawn(tuned), watched.picture)
+    watched.check()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.55, 0.7, 0.85, 0.99])
+def test_cancel_anywhere_leaves_it_alone(share):
+    """The host asks in every layer that it runs: in the measuring, the decode, a step, its backward pass, the last decode."""
+    watched = Watched()
+    last, count = int(share * calls_of(lambda: run(watched.vae))), []
+
+    def cancel(*_) -> None:
+        count.append(1)
+        if len(count) == last + 1:
+            raise management.InterruptProcessingException
+
+    handle = register_module_forward_pre_hook(cancel)
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            run(watched.vae, iterations=2)
+    finally:
+        handle.remove()
+    watched.check()
+
+
+@pytest.mark.parametrize("method", ["decoder weights", "latent"])
+@pytest.mark.parametrize("error", [Crash, torch.OutOfMemoryError])
+def test_a_fault_in_any_backward_pass_leaves_it_alone(method, error):
+    watched = Watched()
+
+    class Fault(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            if "convolution_backward" in str(function):
+                raise error("inside backward")
+            return function(*arguments, **(keywords or {}))
+
+    with Fault(), pytest.raises(error, match="inside backward"):
+        run(watched.vae, method)
+    watched.check()
+
+
+def test_memory_that_never_suffices_is_an_error_that_leaves_it_alone(monkeypatch):
+    watched, attempts = Watched(), []
+
+    def run_out(tail, found, settings, work, on_step):
+        attempts.append(work)
+        nn.init.zeros_(next(tail.modules.parameters()))
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(reconstruction, "tune_decoder", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(watched.vae)
+    assert len(attempts) > 1 and len(set(attempts)) == len(attempts), "each attempt was another"
+    watched.check()
+
+
+def test_that_memory_ran_out_is_known_of_the_cpu_too():
+    with pytest.raises(RuntimeError) as real:
+        torch.empty(1 << 60)
+    assert out_of_memory(real.value) and not out_of_memory(Crash("something else"))
