@@ -22,15 +22,13 @@ class Pruning:
     """When candidates are judged, how many of them go on, and by what.
 
     Attributes:
-        score: pictures (B, H, W, C) in 0..1 -> (B,), larger is better.
-        decode: latents as a sampler node gives them (B, C, h, w) -> pictures.
+        judge: latents as a sampler node gives them, (B, C, ..., h, w) -> (B,), larger is better.
         shares: of the schedule, 0..1, ascending, at which a round is held, as `start_percent` counts it.
         keep: the part of the candidates that each round keeps, 0..1, rounded up.
         at_least: candidates that are never fallen below.
     """
 
-    score: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
+    judge: Callable[[Tensor], Tensor]
     shares: tuple[float, ...]
     keep: float
     at_least: int
@@ -99,7 +97,7 @@ class Race:
             if self.mask is not None:
                 predictions = keep_background(predictions, self.source, self.mask.to(predictions))
             z = self.guider.inner_model.process_latent_out(predictions[self.alive.to(predictions.device)].float())
-            best = ranking.order(self.pruning.score(self.pruning.decode(z)))
+            best = ranking.order(self.pruning.judge(z))
             self.alive = self.alive[best[:left].sort().values]
             bring_back(self.guider.model_patcher, self.guider.conds, predictions.shape)
 

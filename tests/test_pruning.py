@@ -35,7 +35,7 @@ def draw(edit: Edit, steps: int = 8, sampler: str = "ddim", **options) -> dict:
 
 
 def pruning(edit: Edit, clip: clips.OpenClip, **options):
-    return PruneCandidates.execute(clip, edit.vae, "a fox", edit.mask, **options).args[0]
+    return PruneCandidates.execute(clip, edit.vae, "a fox", edit.mask, **({"rounds": 1} | options)).args[0]
 
 
 def unit(edit: Edit, samples: Tensor) -> Tensor:
