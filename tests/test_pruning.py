@@ -77,6 +77,18 @@ def test_those_with_the_best_predictions_go_on(edit, clip):
     assert out["batch_index"] == sorted(ranking.order(scores)[:3].tolist())
 
 
+def test_a_round_decodes_what_it_judges(edit, clip, monkeypatch):
+    """The box of the mask and a quarter around, 24 to 72 and 56 to 104 in pixels, and two cells more; not the picture."""
+    mask, sizes, decode = torch.zeros(1, 128, 128), [], edit.vae.decode
+    mask[:, 32:64, 64:96] = 1
+    monkeypatch.setattr(edit.vae, "decode", lambda z: sizes.append(tuple(z.shape)) or decode(z))
+    z = torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1), edit.latent["samples"].flip(-2)])
+    judged = PruneCandidates.execute(clip, edit.vae, "a fox", mask).args[0].judge(z)
+    assert sizes == 3 * [(1, z.shape[1], 10, 10)]
+    whole = similarity(list(decode(z)), [mask[0]] * 3, clip, ranking.phrases("a fox"), [], {"box": 1.0}, 0.25)
+    assert (judged - whole).abs().mean() < 0.01
+
+
 def test_each_source_keeps_its_own_share_of_its_candidates(edit, clip):
     latent = {"samples": torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1)])}
     both = {"latent_image": latent, "mask": edit.mask.expand(2, -1, -1), "candidates": 4, "cfg": 1.0}
