@@ -19,6 +19,8 @@ WARM_UP = 5
 PATIENCE, GAIN_DB = 20, 0.05
 # A loss that is so many times what it was at first is not going to come back; less may be Adam finding its feet.
 DIVERGED = 10
+# One that ends so many times higher than it began made things worse; less may be rounding.
+WORSE = 1.05
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
     """Adam on `variables`, in place. The rate rises over the first steps and falls to nothing at the last.
 
     It ends early where the background reaches its target or improves no more, and where the loss is not finite or has
-    risen to several times what it was at first. Then, and where it ends higher than it began, the best state seen is put back.
+    risen to several times what it was at first. Then, and where it ends above where it began, the best state seen is put back.
 
     Args:
         look: of a step's number, (the loss, the background's dB, the picture); it leaves the loss's gradients on the variables.
@@ -136,7 +138,7 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
             group["lr"] = settings.lr * rate(number, settings.iterations)
         optimiser.step()
         outcome.steps = number + 1
-    if not sum(losses) <= sum(firsts) or not all(torch.isfinite(v).all() for v in variables):
+    if not sum(losses) <= WORSE * sum(firsts) or not all(torch.isfinite(v).all() for v in variables):
         outcome.reason, outcome.restored = "diverged", True
         copy_into(variables, kept)
     return outcome
