@@ -48,7 +48,7 @@ from demo import loader  # noqa: E402
 
 PHOTOS = "china.jpg", "flower.jpg"
 SIZE, BATCH, EDITS, BAND = 256, 8, 10, 16
-OURS = {"method": "decoder weights", "iterations": 20, "learning_rate": 5e-4, "background_weight": 100.0, "surroundings": 8, "background_target": 40.0,
+OURS = {"method": "decoder weights", "iterations": 20, "learning_rate": 2e-4, "background_weight": 100.0, "surroundings": 8, "background_target": 40.0,
         "memory_budget": 0.0}  # fmt: skip
 LATENT = {"method": "latent", "iterations": 75, "learning_rate": 0.05, "background_weight": 100.0}
 CHEAP = {"paste": {"method": "paste", "feather": 0}, "colour fit": {"method": "colour fit", "feather": 0}, "Poisson": {"method": "poisson"}}

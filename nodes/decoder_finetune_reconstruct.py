@@ -106,7 +106,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=[
-                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 5e-4, RATE_TOOLTIP), *_crop_inputs()]),
+                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 2e-4, RATE_TOOLTIP), *_crop_inputs()]),
                         io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, "Of Adam, in units of the latent; falls to nothing at the last step.")),
                         io.DynamicCombo.Option(PASTE, [_feather_input()]),
                         io.DynamicCombo.Option(COLOUR, [_feather_input()]),

@@ -50,7 +50,7 @@ def fit_decoder(
     source: Tensor,
     m: Tensor,
     iterations: int = 20,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 2e-4,
     background_weight: float = 100.0,
     surroundings: int = 8,
     background_target: float = 40.0,

@@ -81,7 +81,8 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
             total, sums = 0.0, []
             for part in candidates[one]:
                 hold(part.statistics)
-                with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16):
+                # No cache: where the caller computes under autocast, too, the weights of the first step would serve for all.
+                with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16, cache_enabled=False):
                     y = tail.decode(part.h, part.tile.halo, work.thrifty).float()
                 loss = loss_of(y, part) / pixels[one]
                 loss.backward()
