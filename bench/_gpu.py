@@ -21,7 +21,6 @@ import time  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from dataclasses import dataclass, replace  # noqa: E402
 from functools import partial  # noqa: E402
-from types import SimpleNamespace  # noqa: E402
 from typing import Any  # noqa: E402
 
 import comfy.memory_management  # noqa: E402
@@ -106,23 +105,11 @@ def host_vae(weights: dict[str, Tensor], dtype: torch.dtype | None = None) -> co
     return comfy.sd.VAE(sd=dict(weights), config={"params": VAE}, dtype=dtype)
 
 
-def plain_decoder(weights: dict[str, Tensor]) -> Any:
-    """What the authors' procedure takes for a VAE: the module in float32 on the device, without the host's memory management."""
-    module = AutoencoderKL(**VAE).eval().requires_grad_(False)
-    module.load_state_dict(weights)
-    return SimpleNamespace(first_stage_model=module.to(management.vae_device()))
-
-
 # ---------------------------------------------------------------- reconstruction
 
-def on(device: torch.device, one: Case) -> Case:
-    """The same case there."""
-    return Case(one.source.to(device), one.mask.to(device), one.z.to(device))
-
-
-def by_the_authors(module: Any, one: Case, steps: int) -> str:
+def by_the_authors(vae: comfy.sd.VAE, one: Case, steps: int) -> str:
     """The paper's procedure, as it says of itself."""
-    authors(module, on(management.vae_device(), one), steps).cpu()
+    authors(vae, one, steps)
     return f"{steps} steps"
 
 
@@ -170,14 +157,13 @@ def loaded() -> int | None:
 
 def reconstructions(name: str, weights: dict[str, Tensor], size: int, amount: Amount) -> Iterator[dict[str, Any]]:
     """The rows of the first table."""
-    module = plain_decoder(weights)
     z = torch.randn(BATCH, VAE["embed_dim"], size // 8, size // 8, generator=torch.Generator().manual_seed(1))
     many = Case(photo(PHOTOS[0], size), box(size, 0.25), z)
     one = replace(many, z=z[:1])
     for dtype in (torch.float32, torch.bfloat16):
         vae = host_vae(weights, dtype)
         rows = {
-            AUTHORS: (partial(by_the_authors, module, one), amount.theirs, 1),
+            AUTHORS: (partial(by_the_authors, vae, one), amount.theirs, 1),
             "plain decode": (partial(by_the_decoder, vae, one), 1, 1),
             "ours": (partial(by_the_node, vae, one), amount.ours, 1),
             f"ours, {BATCH} candidates, each": (partial(by_the_node, vae, many), amount.ours, BATCH),
@@ -229,7 +215,7 @@ def whole_edits(name: str, weights: dict[str, Tensor], size: int, amount: Amount
     prompts = [random_prompt(UNETS[name]["context_dim"], seed) for seed in (0, 1)]
     source, mask = (photo(PHOTOS[0], size)[0] * 255).byte().numpy(), box(size, 0.25)[0].bool().numpy()
     case = edits.Case(source, mask, 0, 0, "a red ball", np.zeros(0, bool))
-    fits = (partial(by_the_authors, plain_decoder(weights)), amount.theirs), (partial(by_the_node, vae), amount.ours)
+    fits = (partial(by_the_authors, vae), amount.theirs), (partial(by_the_node, vae), amount.ours)
     theirs, ours = amount.samplers
     rows = ("the authors'", fits[0], theirs, ranking.PAPER, False), ("ours", fits[1], ours, ranking.DEFAULT, True)
     seconds = math.nan

@@ -32,11 +32,10 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as functional  # noqa: E402
 
-from bench import edits, ranking  # noqa: E402 - makes the pack importable
+from bench import edits, ranking, reconstruction  # noqa: E402 - makes the pack importable
 from blended_latent_diffusion.bld import metrics  # noqa: E402
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa: E402
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DECODER, DecoderFinetuneReconstruct  # noqa: E402
-from blended_latent_diffusion.nodes.vae import copy_in_float32  # noqa: E402
 from demo.train import common  # noqa: E402
 
 TEST, DEVELOPMENT = 150000, 160000
@@ -69,27 +68,20 @@ def sampled(case: edits.Case, latent: dict) -> torch.Tensor:
     return functional.interpolate(m.reshape(1, 1, *m.shape[-2:]).float(), case.mask.shape)[0]
 
 
+def to_reconstruct(case: edits.Case, latent: dict) -> reconstruction.Case:
+    """The edit as bench/reconstruction.py has them."""
+    return reconstruction.Case(torch.from_numpy(case.source).float()[None] / 255, sampled(case, latent), latent["samples"])
+
+
 def by_the_paper(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.Tensor:
     """75 steps of Adam at 1e-4 on all weights of the decoder, in float32; lambda is 100, and means are over the whole picture."""
-    with torch.inference_mode(False), torch.enable_grad():
-        vae = copy_in_float32(tools.vae.first_stage_model).to(tools.vae.device)
-        theta = vae.decoder.requires_grad_(True).parameters()
-        z, m = (t.clone().to(tools.vae.device, torch.float32) for t in (latent["samples"], sampled(case, latent)[:, None]))
-        x = torch.from_numpy(case.source).to(z).movedim(-1, 0)[None] / 127.5 - 1
-        x_hat, optimiser = vae.decode(z).detach(), torch.optim.Adam(theta, lr=1e-4)
-        for _ in range(75):
-            optimiser.zero_grad()
-            y = vae.decode(z)
-            (((y - x_hat) * m).square().mean() + 100 * ((y - x) * (1 - m)).square().mean()).backward()
-            optimiser.step()
-        return ((vae.decode(z).detach() + 1) / 2).clamp(0, 1).movedim(1, -1).cpu()
+    return reconstruction.authors(tools.vae, to_reconstruct(case, latent))
 
 
 def by_the_node(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.Tensor:
     """Decoder Finetune Reconstruct with its defaults."""
     method = ranking.defaults(DecoderFinetuneReconstruct, "method", DECODER)
-    image = torch.from_numpy(case.source).float()[None] / 255
-    return DecoderFinetuneReconstruct.execute(latent, tools.vae, image, sampled(case, latent), method).args[0].cpu()
+    return reconstruction.node(tools.vae, to_reconstruct(case, latent), method).cpu()
 
 
 def make(

@@ -400,10 +400,10 @@ def show_choice(out: list[Drawn], kinds: dict[str, dict[str, Any]]) -> None:
 
 # ---------------------------------------------------------------- running
 
-def in_a_worker(measure: Callable[..., Any], edit: int, *rest: Any) -> Any:
+def in_a_worker(measure: Callable[..., Any], *edit: Any) -> Any:
     """What `measure` finds on one edit, in a process that keeps the tools."""
     with torch.inference_mode(), half_precision():
-        return measure(tools_of_this_process(), edit, *rest)
+        return measure(tools_of_this_process(), *edit)
 
 
 @functools.cache
@@ -417,21 +417,6 @@ def prepare(threads: int = 0) -> None:
     """Repeatable, quiet."""
     common.prepare(threads, 0)
     comfy.utils.set_progress_bar_enabled(False)
-
-
-def draw_edit(tools: Tools, index: int, first: int, kinds: dict[str, dict[str, Any]]) -> Drawn:
-    """Edit `index` of those from `first` on, ranked in every way."""
-    return drawn(tools, nth(first, index), seed_of(first, index), kinds)
-
-
-def change_edit(tools: Tools, index: int, first: int, count: int) -> dict[str, tuple[bool, bool]]:
-    """Edit `index` under all changes."""
-    return changed(tools, nth(first, index), seed_of(2 * first, index), count)
-
-
-def nth(first: int, index: int) -> edits.Case:
-    """One of `cases`."""
-    return cases(first, index + 1)[-1]
 
 
 def seed_of(first: int, index: int) -> int:
@@ -451,19 +436,19 @@ def main() -> None:
     start, figures = time.monotonic(), {}
     with concurrent.futures.ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
 
-        def each(measure: Callable[..., Any], edits_of: int, *rest: Any) -> list[Any]:
-            return list(pool.map(in_a_worker, *zip(*[(measure, i, *rest) for i in range(edits_of)], strict=True)))
+        def each(measure: Callable[..., Any], first: int, count: int, seeds: int, option: Any) -> list[Any]:
+            return list(pool.map(in_a_worker, *zip(*[(measure, case, seed_of(seeds, i), option) for i, case in enumerate(cases(first, count))], strict=True)))
 
         if options.development:
             kinds = grid()
-            show_choice(each(draw_edit, tried, DEVELOPMENT, kinds), kinds)
+            show_choice(each(drawn, DEVELOPMENT, tried, DEVELOPMENT, kinds), kinds)
             return
-        out = each(draw_edit, count, TEST, PRUNED)
-        changes = each(change_edit, many, TEST, of_change)
+        out = each(drawn, TEST, count, TEST, PRUNED)
+        changes = each(changed, TEST, many, 2 * TEST, of_change)
     with torch.inference_mode(), half_precision():
         tools = load()
-        for i, one in enumerate(out[:timed]):
-            time_runs(tools, nth(TEST, i), seed_of(TEST, i), PRUNED, one)
+        for i, (case, one) in enumerate(zip(cases(TEST, timed), out, strict=False)):
+            time_runs(tools, case, seed_of(TEST, i), PRUNED, one)
         show_ranking(out, figures)
         show_pruning(out, PRUNED, figures)
         show_changes(changes, of_change, figures)

@@ -11,7 +11,6 @@ process of its own takes beyond the loaded models.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import math
 import subprocess
@@ -44,6 +43,7 @@ from blended_latent_diffusion.bld.metrics import figures  # noqa: E402
 from blended_latent_diffusion.bld.reconstruction import poisson  # noqa: E402
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
 from blended_latent_diffusion.nodes.reconstruction_fit import ring_psnr  # noqa: E402
+from blended_latent_diffusion.nodes.vae import copy_in_float32  # noqa: E402
 from demo import loader  # noqa: E402
 
 PHOTOS = "china.jpg", "flower.jpg"
@@ -112,8 +112,8 @@ def case(vae, source: Tensor, share: float, count: int = 1) -> Case:
 def authors(vae, one: Case, steps: int = 75) -> Tensor:
     """The paper's procedure: Adam on all weights of the decoder, the whole picture, float32, one image at a time; (1, H, W, 3)."""
     with torch.inference_mode(False), torch.enable_grad():
-        model = copy.deepcopy(vae.first_stage_model).float()
-        z, x, m = (t.clone() for t in (one.z[:1], one.source.movedim(-1, 1) * 2 - 1, one.mask[:, None]))
+        model = copy_in_float32(vae.first_stage_model).to(vae.device)
+        z, x, m = (t.clone().to(vae.device, torch.float32) for t in (one.z[:1], one.source.movedim(-1, 1) * 2 - 1, one.mask[:, None]))
         theta = [weight.requires_grad_(True) for weight in model.decoder.parameters()]
         optimiser = torch.optim.Adam(theta, lr=1e-4)
         with torch.no_grad():
@@ -125,7 +125,7 @@ def authors(vae, one: Case, steps: int = 75) -> Tensor:
             loss.backward()
             optimiser.step()
         with torch.no_grad():
-            return ((model.decode(z) + 1) / 2).clamp(0, 1).movedim(1, -1)
+            return ((model.decode(z) + 1) / 2).clamp(0, 1).movedim(1, -1).cpu()
 
 
 def node(vae, one: Case, method: dict) -> Tensor:
