@@ -86,7 +86,7 @@ def edits(model: Model, clip: Any, referee: tuple[judge.Judge, float], count: in
         for (_, mask, kind, prompt), candidates in zip(cases, pictures, strict=True):
             hit = shows(referee, candidates, [kind] * CANDIDATES)
             images, m = torch.from_numpy(candidates).float() / 255, torch.from_numpy(mask).float()[None]
-            best = ClipRankBatch.execute([images], [clip], [prompt], [m], top_k=[1]).args[3][0]
+            best = ClipRankBatch.execute([images], [clip], [prompt], [m], {"scope": ["masked"]}, top_k=[1]).args[3][0]
             each.append(hit.mean()), first.append(hit[best]), chance.append(hit.any())
     return {"each": float(np.mean(each)), "best": float(np.mean(first)), "any": float(np.mean(chance))}
 

@@ -15,7 +15,6 @@ from .checks import as_mask, as_picture, check_batch
 from .clip import OpenClip
 from .types import CATEGORY, OpenClipType
 
-MASKED = {"scope": ["masked"]}
 # Chosen by bench/ranking.py on the demo model.
 MIX = {"masked": 1.0, "box": 4.0, "whole": 2.0}
 
@@ -132,7 +131,7 @@ class ClipRankBatch(io.ComfyNode):
         clip: Sequence[OpenClip],
         prompt: Sequence[str],
         mask: Sequence[Tensor],
-        scope: dict[str, Sequence] = MASKED,
+        scope: dict[str, Sequence],
         top_k: Sequence[int] = (0,),
         negative_prompt: Sequence[str] = ("",),
         latents: Sequence[dict] | None = None,

@@ -15,7 +15,7 @@ from ..bld.metrics import background_psnr
 from .checks import as_image_samples, as_mask, as_picture, check_batch
 from .reconstruction_fit import Fit, fit_decoder, fit_latent, ring_psnr
 from .types import CATEGORY
-from .vae import tail_of
+from .vae import cropped, tail_of
 
 DECODER, LATENT, PASTE, COLOUR, POISSON, AUTO = "decoder weights", "latent", "paste", "colour fit", "poisson", "auto"
 RATE_TOOLTIP = "Of Adam, at its highest: it rises over five steps and falls to nothing at the last. The paper: 0.0001, for 75 steps of the whole decoder."
@@ -140,7 +140,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
         source = as_picture(vae.vae_encode_crop_pixels(image), "image")
         m = as_mask(mask)
         check_sizes(z, source, m, image, vae)
-        m = as_mask(vae.vae_encode_crop_pixels(m[..., None].expand(*m.shape, vae.output_channels))[..., 0])
+        m = cropped(m, vae)
 
         source, m = (t.to(vae.output_device, vae.vae_output_dtype()) for t in (source, m))
         plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))

@@ -12,6 +12,7 @@ from .clip import OpenClip
 from .clip_rank_batch import cuts, similarity
 from .pruning import Pruning
 from .types import CATEGORY, OpenClipType, PruningType
+from .vae import cropped
 
 CONTEXT = 0.25
 # Cells of a latent beyond what is judged: a decoder looks at its neighbours.
@@ -82,7 +83,7 @@ class PruneCandidates(io.ComfyNode):
             raise ValueError("prompt is empty, must say what to judge by.")
         for note in cuts(clip, "prompt", wanted):
             logging.warning("Prune Candidates: %s", note)
-        mask = as_mask(vae.vae_encode_crop_pixels(as_mask(mask)[..., None].expand(-1, -1, -1, vae.output_channels))[..., 0])
+        mask = cropped(as_mask(mask), vae)
         if len(mask) != 1:
             raise ValueError(f"mask has {len(mask)} in its batch, must be one for all candidates.")
 

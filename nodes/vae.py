@@ -18,6 +18,7 @@ from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
 
 from ..bld.reconstruction.tail import Stage, Tail, picture_of
+from .checks import as_mask
 
 
 def tail_of(vae: comfy.sd.VAE) -> Tail:
@@ -90,6 +91,11 @@ HOST_STATE = ("_v", "_pin", "_prefetch", "dynamic_")
 def host_state(part: nn.Module) -> list[str]:
     """The names of what the host has hung on one module."""
     return [name for name in part.__dict__ if name.startswith(HOST_STATE)]
+
+
+def cropped(m: Tensor, vae: comfy.sd.VAE) -> Tensor:
+    """Masks of a picture, (B, H, W) in 0..1, as the VAE crops the picture when it encodes it."""
+    return as_mask(vae.vae_encode_crop_pixels(m[..., None].expand(*m.shape, vae.output_channels))[..., 0])
 
 
 def copy_in_float32(module: nn.Module) -> nn.Module:

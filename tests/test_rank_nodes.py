@@ -40,8 +40,7 @@ def direct():
 def rank(clip, images, mask, prompt="a fox", scope=None, **options):
     """The node's outputs for one batch, as the host calls it: every value in a list."""
     given = {name: value if isinstance(value, list) else [value] for name, value in {"images": images, "mask": mask, **options}.items()}
-    if scope:
-        given["scope"] = {name: [value] for name, value in scope.items()}
+    given["scope"] = {name: [value] for name, value in (scope or {"scope": "masked"}).items()}
     with torch.inference_mode():
         return ClipRankBatch.execute(clip=[clip], prompt=[prompt], **given).args
 
