@@ -8,7 +8,8 @@ candidates, with the settings OURS, pruned, ranked with the default mix, and the
 Both reconstruct with the mask that was sampled, in whole cells of the latent.
 OURS was set before any edit of the table was made; ``--development`` compares other numbers of steps, on other edits.
 
-The judge is that of bench/ranking.py, the edits are made alike; what it says about half precision holds here but for the reconstruction, which is in float32.
+The masks: strokes of 2 to 16 pixels and broad areas, by turns. The judge is that of bench/ranking.py; what it says about half
+precision holds here but for the reconstruction, which is in float32.
 Each edit is made by both before the next one, so that a busy machine hurts both.
 """
 
@@ -33,12 +34,13 @@ import torch  # noqa: E402
 import torch.nn.functional as functional  # noqa: E402
 
 from bench import edits, ranking, reconstruction  # noqa: E402 - makes the pack importable
+from bench._nodes import defaults  # noqa: E402
 from blended_latent_diffusion.bld import metrics  # noqa: E402
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa: E402
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DECODER, DecoderFinetuneReconstruct  # noqa: E402
 from demo.train import common  # noqa: E402
 
-TEST, DEVELOPMENT = 150000, 160000
+TEST, DEVELOPMENT = 180000, 160000
 CANDIDATES = 24
 AUTHORS: dict[str, Any] = {"steps": 50, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
 OURS: dict[str, Any] = {"steps": 20, "sampler_name": "ddim", "scheduler": "normal"}
@@ -56,9 +58,14 @@ class Made:
     shown: np.ndarray
 
 
+def edits_from(first: int, count: int) -> list[edits.Case]:
+    """Edits with masks of every kind that bench/edits.py has, by turns."""
+    return [edits.case(first + i) for i in range(count)]
+
+
 def best_of(tools: ranking.Tools, case: edits.Case, latent: dict, pictures: torch.Tensor, scope: str) -> dict:
     """The LATENT of the candidate that CLIP Rank Batch puts first."""
-    options = {name: [value] for name, value in ranking.defaults(ClipRankBatch, "scope", scope).items()}
+    options = {name: [value] for name, value in defaults(ClipRankBatch, "scope", scope).items()}
     return ClipRankBatch.execute([pictures], [tools.clip], [case.prompt], [ranking.mask_of(case)], scope=options, top_k=[1], latents=[latent]).args[1][0]
 
 
@@ -80,7 +87,7 @@ def by_the_paper(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.
 
 def by_the_node(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.Tensor:
     """Decoder Finetune Reconstruct with its defaults."""
-    method = ranking.defaults(DecoderFinetuneReconstruct, "method", DECODER)
+    method = defaults(DecoderFinetuneReconstruct, "method", DECODER)
     return reconstruction.node(tools.vae, to_reconstruct(case, latent), method).cpu()
 
 
@@ -150,20 +157,20 @@ def choose(tools: ranking.Tools, cases: list[edits.Case]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="4 edits instead of 12")
+    parser.add_argument("--quick", action="store_true", help="5 edits instead of 40")
     parser.add_argument("--development", action="store_true", help="the edits and settings among which OURS was chosen")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    count = 4 if options.quick else 12
+    count = 5 if options.quick else 40
     common.prepare(0, 0)
     comfy.utils.set_progress_bar_enabled(False)
     start = time.monotonic()
     with torch.inference_mode(), ranking.half_precision():
         tools = ranking.load()
         if options.development:
-            choose(tools, ranking.cases(DEVELOPMENT, count))
+            choose(tools, edits_from(DEVELOPMENT, count))
             return
-        cases = ranking.cases(TEST, count)
+        cases = edits_from(TEST, count)
         pairs = [(authors(tools, case, 10 * TEST + 100 * i), ours(tools, case, 10 * TEST + 100 * i)) for i, case in enumerate(cases)]
         figures = show(tools, cases, pairs)
     print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")

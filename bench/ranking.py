@@ -52,6 +52,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from bench import edits  # noqa: E402
+from bench._nodes import defaults  # noqa: E402
 from blended_latent_diffusion.bld import ranking  # noqa: E402
 from blended_latent_diffusion.bld.blending import keep_background  # noqa: E402
 from blended_latent_diffusion.nodes import sampling as host_sampling  # noqa: E402
@@ -151,12 +152,6 @@ def scores(tools: Tools, case: edits.Case, pictures: torch.Tensor, scope: str) -
     options = {name: [value] for name, value in defaults(ClipRankBatch, "scope", scope).items()}
     _, _, found, order, _ = ClipRankBatch.execute([pictures], [tools.clip], [case.prompt], [mask_of(case)], scope=options).args
     return torch.tensor(found)[torch.tensor(order).argsort()]
-
-
-def defaults(node: Any, name: str, key: str) -> dict[str, Any]:
-    """What a node gets for an input that is a combination of a choice and its settings, where the user changes nothing else."""
-    choice = next(i for i in node.define_schema().inputs if i.id == name)
-    return {name: key} | {i.id: i.default for i in next(o for o in choice.options if o.key == key).inputs}
 
 
 def shown(tools: Tools, case: edits.Case, pictures: torch.Tensor) -> np.ndarray:

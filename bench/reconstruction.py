@@ -39,6 +39,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps  # noqa: E402
 from sklearn.datasets import load_sample_image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from bench._nodes import defaults  # noqa: E402
 from blended_latent_diffusion.bld.metrics import figures  # noqa: E402
 from blended_latent_diffusion.bld.reconstruction import poisson  # noqa: E402
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
@@ -48,8 +49,7 @@ from demo import loader  # noqa: E402
 
 PHOTOS = "china.jpg", "flower.jpg"
 SIZE, BATCH, EDITS, BAND = 256, 8, 10, 16
-OURS = {"method": "decoder weights", "iterations": 20, "learning_rate": 2e-4, "background_weight": 100.0, "surroundings": 8, "background_target": 40.0,
-        "memory_budget": 0.0}  # fmt: skip
+OURS = defaults(DecoderFinetuneReconstruct, "method", "decoder weights")
 LATENT = {"method": "latent", "iterations": 75, "learning_rate": 0.05, "background_weight": 100.0}
 CHEAP = {"paste": {"method": "paste", "feather": 0}, "colour fit": {"method": "colour fit", "feather": 0}, "Poisson": {"method": "poisson"}}
 AUTHORS = "the authors' procedure"

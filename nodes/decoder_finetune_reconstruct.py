@@ -18,7 +18,7 @@ from .types import CATEGORY
 from .vae import cropped, tail_of
 
 DECODER, LATENT, PASTE, COLOUR, POISSON, AUTO = "decoder weights", "latent", "paste", "colour fit", "poisson", "auto"
-RATE_TOOLTIP = "Of Adam, at its highest: it rises over five steps and falls to nothing at the last. The paper: 0.0001, for 75 steps of the whole decoder."
+RATE_TOOLTIP = "Of Adam, at its highest: it rises over five steps and falls to nothing at the last. The paper: constant, for 75 steps of the whole decoder."
 Plain = Callable[[], Tensor]
 # Pixels around the mask that the report looks at by themselves.
 BAND = 16
@@ -106,7 +106,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "method",
                     options=[
-                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 2e-4, RATE_TOOLTIP), *_crop_inputs()]),
+                        io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 1e-4, RATE_TOOLTIP), *_crop_inputs()]),
                         io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, "Of Adam, in units of the latent; falls to nothing at the last step.")),
                         io.DynamicCombo.Option(PASTE, [_feather_input()]),
                         io.DynamicCombo.Option(COLOUR, [_feather_input()]),
@@ -124,8 +124,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The edited pictures."),
                 io.Vae.Output(
                     display_name="vae",
-                    tooltip="With method decoder weights the tuned copy, for VAE Decode: around the mask it draws the source, elsewhere about what "
-                    "the VAE passed in draws, since it was tuned on the mask's surroundings only. Else the VAE passed in.",
+                    tooltip="With method decoder weights the tuned copy, for VAE Decode: around the mask it draws more like the source, elsewhere "
+                    "about what the VAE passed in draws. The image is nearer: there, what the edit drew beside the mask is left out. Else the VAE passed in.",
                 ),
                 io.String.Output(
                     display_name="report", tooltip="What was done, with the background's PSNR before and after, and that of the pixels next to the mask."

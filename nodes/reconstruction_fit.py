@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,7 +50,7 @@ def fit_decoder(
     source: Tensor,
     m: Tensor,
     iterations: int = 20,
-    learning_rate: float = 2e-4,
+    learning_rate: float = 1e-4,
     background_weight: float = 100.0,
     surroundings: int = 8,
     background_target: float = 40.0,
@@ -97,13 +97,16 @@ def run(
     scale = source.shape[-1] // z.shape[-1]
     place = (..., *(slice(cells.start * scale, cells.stop * scale) for cells in plan.view))
     seen, x, mask = z[..., rows, columns].to(copy.device), source[place].to(copy.device), m[place].to(copy.device)
-    x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, x * 2 - 1, mask, ring, plan.work.tile)
+    # Without a fit the edit is left as it was drawn.
+    z_init = latents_of(copy, x) if settings.iterations > 0 else seen
+    x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, z_init, x * 2 - 1, mask, ring, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
     drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)
     if outcome.steps > 0:
         first = found[0].candidate
-        settle(decode_of(copy), tail, seen[first : first + 1], found[0].statistics)
-    # What little the tuned picture is off along the edge is spread over the mask; without a fit it is left as it is.
+        with torch.autocast(copy.device.type, dtype=torch.bfloat16, enabled=plan.work.dtype == torch.bfloat16, cache_enabled=False):
+            settle(decode_of(copy), tail, seen[first : first + 1], found[0].statistics)
+    # What little the tuned picture is off along the edge is spread over the mask.
     meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)
     result = source.expand(len(z), -1, -1, -1).clone()
     result[place] = (meet if settings.iterations > 0 else reconstruction.paste)(drawn, x, mask).to(result)
@@ -113,6 +116,12 @@ def run(
 def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
     """The decoder as bld wants it: (B, C, ..., h, w) -> (B, 3, H, W) in -1..1."""
     return lambda z: picture_of(vae.first_stage_model.decode(z))
+
+
+def latents_of(vae: comfy.sd.VAE, pictures: Tensor) -> Tensor:
+    """Each picture of (B, 3, H, W) in 0..1 encoded by itself: a video VAE would take them for frames."""
+    with torch.no_grad():
+        return torch.cat([vae.encode(one[None]) for one in pictures.movedim(1, -1)]).to(pictures)
 
 
 def fit_latent(
@@ -158,8 +167,11 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) 
     near = box_of(nearby(m, ring).amax((0, 1)) > 0, scale)
     around = tuple(slice(max(0, s.start - CONTEXT), min(side, s.stop + CONTEXT)) for s, side in zip(near, z.shape[-2:], strict=True))
     dtype = torch.bfloat16 if has_bfloat16(copy.device) else torch.float32
-    decode, stored = measure_decode(copy, tail, z)
-    steps = {thrifty: measure_step(copy, tail, z, Work(0, thrifty, dtype)) for thrifty in (False, True)}
+    small = [probe(copy, tail, z, side) for side in PROBES]
+    cost = partial(line, [one.pixels for one in small])
+    whole = cost([one.bytes for one in small])
+    steps = {thrifty: cost([step_bytes(tail, one.h, Work(0, thrifty, dtype)) for one in small]) for thrifty in (False, True)}
+    stored = small[-1].h.nbytes / small[-1].pixels
     theta = sum(p.nbytes for p in tail.modules.parameters())
     base = RUNTIME + copy.model_size() + 4 * theta
     plans: list[Plan] = []
@@ -170,7 +182,7 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) 
             sides = [min(tile, scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in near]
             seen = min(sides[0], scale * z.shape[-2]) * min(sides[1], scale * z.shape[-1])
             for thrifty in (False, True):
-                needed = base + pictures + max(decode.of(pixels), steps[thrifty].of(seen))
+                needed = base + pictures + max(whole.of(pixels), steps[thrifty].of(seen))
                 plan = Plan(view, view == frame, Work(tile, thrifty, dtype), int(needed))
                 if not plans or plan.bytes < plans[-1].bytes:
                     plans.append(plan)
@@ -198,38 +210,38 @@ def area(box: Box) -> int:
     return (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
 
 
-def probes(z: Tensor) -> Iterator[Tensor]:
-    """Small latents of the kind of z."""
-    for side in PROBES:
-        yield z.new_zeros(1, *z.shape[1:-2], side, side)
+@dataclass(frozen=True)
+class Probe:
+    """A small picture, decoded and encoded to see what that takes. h: what the tail gets for it, bytes: what both took at most."""
+
+    pixels: int
+    h: Tensor
+    bytes: int
 
 
-def line(pixels: list[int], peaks: list[int]) -> Cost:
+def probe(copy: comfy.sd.VAE, tail: Tail, z: Tensor, side: int) -> Probe:
+    """Of a latent of the kind of z, so many cells a side."""
+    small, entered = z.new_zeros(1, *z.shape[1:-2], side, side, device=copy.device), []
+
+    def there_and_back() -> None:
+        entered.extend(enter(decode_of(copy), tail, small))
+        latents_of(copy, entered[0])
+
+    most = peak_bytes(there_and_back)
+    picture, h, _ = entered
+    return Probe(picture.shape[-1] * picture.shape[-2], h, most)
+
+
+def line(pixels: Sequence[int], peaks: Sequence[int]) -> Cost:
     """The cost that two measurements show."""
     slope = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
     return Cost(max(0.0, peaks[1] - slope * pixels[1]), slope)
 
 
-def measure_decode(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> tuple[Cost, float]:
-    """What one decode takes, and how many bytes a pixel h has."""
-    pixels, peaks, h = [], [], None
-    for small in probes(z):
-        small = small.to(copy.device)
-        peaks.append(peak_bytes(lambda small=small: enter(decode_of(copy), tail, small)))
-        picture, h, _ = enter(decode_of(copy), tail, small)
-        pixels.append(picture.shape[-1] * picture.shape[-2])
-    return line(pixels, peaks), h.nbytes / pixels[-1]
-
-
-def measure_step(copy: comfy.sd.VAE, tail: Tail, z: Tensor, work: Work) -> Cost:
+def step_bytes(tail: Tail, h: Tensor, work: Work) -> int:
     """What one step of the fit takes, its gradients included."""
-    pixels, peaks = [], []
-    for small in probes(z):
-        picture, h, _ = enter(decode_of(copy), tail, small.to(copy.device))
-        pixels.append(picture.shape[-1] * picture.shape[-2])
-        with trainable(tail.modules.parameters()):
-            peaks.append(peak_bytes(lambda h=h: forward_and_backward(tail, h, work)))
-    return line(pixels, peaks)
+    with trainable(tail.modules.parameters()):
+        return peak_bytes(partial(forward_and_backward, tail, h, work))
 
 
 def forward_and_backward(tail: Tail, h: Tensor, work: Work) -> None:

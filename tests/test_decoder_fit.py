@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blended_latent_diffusion.bld.reconstruction.decoder import Part, Work, draw, look_at, tune_decoder
 from blended_latent_diffusion.bld.reconstruction.objective import Outcome, Settings, Step
-from blended_latent_diffusion.bld.reconstruction.tail import Stage, Tail
+from blended_latent_diffusion.bld.reconstruction.tail import Stage, Tail, h_of
 from blended_latent_diffusion.nodes.reconstruction_fit import decode_of
 from blended_latent_diffusion.nodes.vae import tail_of, trainable_copy
 
@@ -37,7 +37,7 @@ def fit(z: Tensor, steps: int = 3, work: Work = WHOLE, view: int = 0, lr: float 
         tail, x, seen = tail_of(copy), source() if x is None else x, []
         if view:
             tail = Tail(tail.entrance, (*tail.stages, Stage(lambda y: y, reach=view)), tail.modules)
-        _, found = look_at(decode_of(copy), tail, z, x, mask(), RING, work.tile)
+        _, found = look_at(decode_of(copy), tail, z, z, x, mask(), RING, work.tile)
         outcome = tune_decoder(tail, found, Settings(100, steps, lr), work, lambda step: seen.append(replace(step, picture=step.picture.clone())))
         return draw(tail, found, x, len(z), lambda y: y), seen, outcome, tail
 
@@ -47,7 +47,22 @@ def parts_of(z: Tensor, side: int) -> list[Part]:
     vae, m = vae_of("sd"), torch.zeros(1, side, side)
     m[:, 40:56, 40:56] = 1
     with torch.inference_mode():
-        return look_at(decode_of(vae), tail_of(vae), z, torch.zeros(1, 3, side, side), m, RING, 1 << 20)[1]
+        return look_at(decode_of(vae), tail_of(vae), z, z, torch.zeros(1, 3, side, side), m, RING, 1 << 20)[1]
+
+
+def test_what_the_edit_draws_beside_the_mask_does_not_enter_the_fit():
+    """The source's features there, the edit's inside, and a mix in cells that are partly masked."""
+    vae, z, z_init, m = vae_of("sd"), latent("sd", 12), latent("sd", 12).flip(-1), mask()
+    m[:, 50:52] = 0
+    with torch.inference_mode():
+        decode, tail = decode_of(vae), tail_of(vae)
+        _, found = look_at(decode, tail, z, z_init, torch.zeros(1, 3, SIDE, SIDE), m, RING, 1 << 20)
+        edit, outside = (h_of(decode, tail, one)[(..., *found[0].tile.cells)] for one in (z, z_init))
+        inside = torch.nn.functional.avg_pool2d(m, tail.scale)[0][found[0].tile.cells]
+        h = found[0].h
+    assert set(inside.unique().tolist()) == {0, 0.5, 1} and not torch.allclose(edit, outside, atol=0.1)
+    assert torch.equal(h[..., inside == 1], edit[..., inside == 1]) and torch.equal(h[..., inside == 0], outside[..., inside == 0])
+    assert torch.allclose(h[..., inside == 0.5], ((edit + outside) / 2)[..., inside == 0.5], atol=1e-5)
 
 
 def test_nobody_can_tell_where_the_view_ended():

@@ -257,7 +257,7 @@ def plans_without_a_step(monkeypatch: pytest.MonkeyPatch):
 
     def plans(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(reconstruction_fit, "measure_step", lambda *_: reconstruction_fit.Cost(0, 1))
+            patch.setattr(reconstruction_fit, "step_bytes", lambda *_: 1)
             return real(*arguments)
 
     return plans

@@ -13,6 +13,7 @@ from PIL import Image
 from test_decoder_tails import latent, vae_of
 from torch import Tensor
 
+from blended_latent_diffusion.nodes import reconstruction_fit
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import METHODS, DecoderFinetuneReconstruct
 
 SIDE = 48
@@ -77,26 +78,29 @@ def test_without_steps_or_without_a_background_the_latent_stays(vae, plain, chan
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("method, rate", [(DECODER, 1.0), (DECODER, 0.1), (LATENT, 1000.0)], ids=["decoder, 1", "decoder, 0.1", "latent"])
 def test_a_rate_that_is_far_too_high_leaves_what_was_best_and_says_so(vae, count, method, rate):
-    """The untouched decode; for the decoder, met with the source as Poisson does."""
+    """For the latent the untouched decode, for the decoder what it drew before its first step."""
     z = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6).flip(-1)])[:count]
     image, _, report = run(vae, method | {"learning_rate": rate, "iterations": 12}, z=z)
     assert "diverged: the best state was put back; try a lower learning_rate" in report
     assert method is LATENT or int(re.search(r"(\d+) steps", report)[1]) < 12, "a decoder never comes back: it stops"
     with torch.inference_mode():
-        expected = run(vae, {"method": "poisson"}, z=z)[0] if method is DECODER else vae.decode(z)
+        expected = run(vae, DECODER | {"learning_rate": 0.0, "iterations": 1}, z=z)[0] if method is DECODER else vae.decode(z)
     assert torch.allclose(image, expected, atol=0.02)
 
 
-def test_it_starts_from_the_sampled_latent_and_never_encodes(vae, monkeypatch):
-    """A latent that no picture encodes to."""
-    monkeypatch.setattr(type(vae), "encode", lambda *_: pytest.fail("a picture was encoded"))
-    monkeypatch.setattr(type(vae.first_stage_model), "encode", lambda *_: pytest.fail("a picture was encoded"))
+def test_it_starts_from_the_sampled_latent_and_encodes_nothing_but_the_source(vae, monkeypatch):
+    """A latent that no picture encodes to. (To see how much memory it takes, it also encodes two small pictures.)"""
+    encoded, real = [], type(vae).encode
+    monkeypatch.setattr(type(vae), "encode", lambda self, pixels: encoded.append(pixels.clone()) or real(self, pixels))
     z = 3 * latent("sd", 6)
     with torch.inference_mode():
         decoded = vae.decode(z)
     image = run(vae, DECODER | {"iterations": 0}, z=z)[0]
     assert torch.allclose(image[box() > 0], decoded[box() > 0], atol=1e-4)
+    assert all(len(pixels.unique(dim=0)) == 1 and pixels.shape[1] != SIDE for pixels in encoded), "nothing to meet, so no source either"
     assert not torch.equal(run(vae, DECODER, z=z)[0], image)
+    of_this_size = [pixels for pixels in encoded if pixels.shape[1] == SIDE]
+    assert len(of_this_size) == 1 and torch.allclose(of_this_size[0], source(), atol=1e-6)
 
 
 def test_the_progress_bar_shows_every_step_and_a_picture_and_the_node_says_loss_and_decibels(vae, monkeypatch):
@@ -115,9 +119,11 @@ def test_the_progress_bar_shows_every_step_and_a_picture_and_the_node_says_loss_
     assert [int(one[1]) for one in found] == list(range(1, 13)) and float(found[-1][2]) < float(found[0][2]) and float(found[-1][3]) > float(found[0][3])
 
 
-def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_empty(vae):
+def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_empty(vae, monkeypatch):
+    """With sources whose latents are the edits', so that the picture and the tuned VAE differ by the join alone."""
     z, x = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6)]), source(3)
     m = torch.cat([torch.zeros(1, SIDE, SIDE), box(), box(8, 24, 24, 48)])
+    monkeypatch.setattr(reconstruction_fit, "latents_of", lambda vae, pictures: z[: len(pictures)])
     image, tuned, _ = run(vae, DECODER, z, x, m)
     with torch.inference_mode():
         again = tuned.decode(z)
@@ -125,7 +131,7 @@ def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_
     assert all((image[i][m[i] > 0] != x[i][m[i] > 0]).float().mean() > 0.9 for i in (1, 2))
     shift = again[1] - image[1]
     bend = 4 * shift[1:-1, 1:-1] - shift[:-2, 1:-1] - shift[2:, 1:-1] - shift[1:-1, :-2] - shift[1:-1, 2:]
-    assert bend[m[1, 1:-1, 1:-1] > 0].abs().median() < 1e-3, "the tuned VAE draws the first that there is, but for what makes it meet the source"
+    assert bend[m[1, 1:-1, 1:-1] > 0].abs().median() < 5e-3, "the tuned VAE draws the first that there is, but for what makes it meet the source"
     for i in (1, 2):
         own, other = (run(vae, {"method": "poisson"}, z[k : k + 1], x[i : i + 1], m[i : i + 1])[0][0] for k in (i, 3 - i))
         assert (image[i] - own)[m[i] > 0].abs().mean() < 0.7 * (image[i] - other)[m[i] > 0].abs().mean(), "each its own edit"

@@ -2,7 +2,8 @@
 
 What the paper does to the whole decoder on the whole picture is done here to the decoder's last stages on the mask and a
 ring around it: the stages before are computed once, and the ring makes the tuned picture meet the source, whose own pixels are
-kept outside the mask.
+kept outside the mask. What enters the last stages is blended as the latents were: outside the mask it is the source's. Else the
+weights would have to take back what the edit draws beside the mask, and the edit with it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from .crop import Tile, nearby, tiles_over
 from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
-from .tail import Statistics, Tail, enter, held
+from .tail import Statistics, Tail, enter, h_of, held
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,23 @@ class Part:
     near: Tensor
 
 
-def look_at(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, x: Tensor, m: Tensor, ring: int, size: int) -> tuple[Tensor, list[Part]]:
+def look_at(
+    decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, z_init: Tensor, x: Tensor, m: Tensor, ring: int, size: int
+) -> tuple[Tensor, list[Part]]:
     """Decodes every candidate once, and keeps what the fit needs.
 
     decode: D, (1, C, ..., h, w) -> (1, 3, H, W) in -1..1. z: (B, C, ..., h, w), the sampled z_0, never one encoded from a picture.
+    z_init: (B or 1, C, ..., h, w), the source's latent; z itself for what the decoder draws unblended.
     x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. ring: pixels around the mask.
     size: of a tile, in pixels.
 
     Returns: x_hat, (B, 3, H, W); the parts, none for a mask that is 0 everywhere.
     """
     near, pictures, found = nearby(m, ring), [], []
+    outside = [h_of(decode, tail, one[None]) for one in z_init]
     for i in range(len(z)):
         picture, h, statistics = enter(decode, tail, z[i : i + 1])
+        h = torch.lerp(outside[i % len(outside)], h, adaptive_avg_pool2d(m[i % len(m)][None], h.shape[-2:])[0].to(h))
         source, mask, close = (t[i % len(t)][None] for t in (x, m[:, None], near))
         for tile in tiles_over(close[0, 0] > 0, size, tail.scale, tail.needs[0]):
             whole, wanted = (..., *tile.cells), (..., *tile.pixels)
@@ -91,7 +98,7 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
             squares, weights = zip(*sums, strict=True)
             return total, decibels(sum(squares), sum(weights)), y.detach()
 
-        # Before the first step the tail draws x_hat.
+        # The plain decode is what a fit must not fall behind.
         before = [float(sum(loss_of(part.x_hat, part) for part in parts)) / count for parts, count in zip(candidates, pixels, strict=True)]
         return minimise(theta, look, settings, on_step, before)
 

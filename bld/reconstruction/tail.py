@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod
@@ -96,6 +96,27 @@ def enter(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> tuple[Te
     return picture, entered[0], Statistics(tuple(seen[id(norm)] for norm in norms_of(tail.modules)))
 
 
+class Reached(Exception):
+    """Ends a decode whose rest nobody needs."""
+
+
+def h_of(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> Tensor:
+    """What the tail gets when one latent is decoded; the tail itself does not run."""
+    entered: list[Tensor] = []
+
+    def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        entered.append(arguments[0])
+        raise Reached
+
+    hook = tail.entrance.register_forward_pre_hook(stop)
+    try:
+        with torch.no_grad(), suppress(Reached):
+            decode(z)
+    finally:
+        hook.remove()
+    return entered[0]
+
+
 @contextmanager
 def held(tail: Tail) -> Iterator[Callable[[Statistics], None]]:
     """Inside, the tail's norms use the statistics that the function given was last called with, not those of what they see."""
@@ -137,7 +158,7 @@ def settle(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, statistics
 
 def moments_of(norm: nn.GroupNorm, h: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the reciprocal of the deviation of each group of one picture."""
-    variance, mean = torch.var_mean(h.reshape(norm.num_groups, -1), dim=1, unbiased=False)
+    variance, mean = torch.var_mean(h.float().reshape(norm.num_groups, -1), dim=1, unbiased=False)
     return mean, (variance + norm.eps).rsqrt()
 
 
