@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from blended_latent_diffusion.bld.reconstruction.objective import PATIENCE, Outcome, Settings, minimise
+from blended_latent_diffusion.bld.reconstruction.objective import Outcome, Settings, minimise
 
 
 def descend(losses: list[float], before: list[float] | None = None, levels: list[float] | None = None, **settings) -> tuple[float, list[float], Outcome]:
@@ -17,7 +17,7 @@ def descend(losses: list[float], before: list[float] | None = None, levels: list
     def look(number: int) -> tuple[float, float, torch.Tensor]:
         seen.append(float(weight))
         weight.grad = torch.ones(1)
-        return losses[number], levels[number] if levels else 20.0, torch.zeros(1, 3, 1, 1)
+        return losses[number], levels[number] if levels else 20.0 + number, torch.zeros(1, 3, 1, 1)
 
     outcome = minimise([weight], look, Settings(**{"iterations": len(losses), "lr": 0.1} | settings), lambda step: None, before or losses[:1])
     return float(weight), seen, outcome
@@ -63,7 +63,9 @@ def test_the_rounding_of_the_computation_is_no_divergence():
 def test_it_stops_when_the_background_no_longer_improves():
     levels = [20 + 0.1 * min(step, 30) for step in range(500)]
     outcome = descend([1.0] * 500, levels=levels)[2]
-    assert outcome.reason == "no longer improved" and 30 + PATIENCE <= outcome.steps <= 30 + 2 * PATIENCE
+    assert outcome.reason == "no longer improved" and 30 + 125 <= outcome.steps <= 30 + 2 * 125
+    outcome = descend([1.0] * 20, levels=[20, 21, 22, 23, 24, 25, *[25] * 14])[2]
+    assert outcome.reason == "no longer improved" and outcome.steps == 10, "a short fit, too"
     assert descend([1.0] * 200, levels=[20 + 0.01 * step for step in range(200)])[2].steps == 200, "slowly is not at all"
 
 

@@ -15,8 +15,8 @@ from ..metrics import psnr
 
 # Adam's first steps move every weight by the whole rate, whatever its gradient: from a decoder that is nearly right, away.
 WARM_UP = 5
-# A fit has stopped improving when PATIENCE rounds brought less than this many dB.
-PATIENCE, GAIN_DB = 20, 0.05
+# A fit has stopped improving when this share of its steps, and at least a look at each part, brought less than so many dB.
+PATIENCE, GAIN_DB = 0.25, 0.05
 # A loss that is so many times what it was at first is not going to come back; less may be Adam finding its feet.
 DIVERGED = 10
 # One that ends so many times higher than it began made things worse; less may be rounding.
@@ -131,7 +131,7 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
             if outcome.background[-1] >= settings.target:
                 outcome.reason = "target reached"
                 break
-            if stalled(outcome.background, PATIENCE * rounds):
+            if stalled(outcome.background, max(rounds, round(PATIENCE * settings.iterations))):
                 outcome.reason = "no longer improved"
                 break
         for group in optimiser.param_groups:
