@@ -21,7 +21,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,10 @@ TRIED: dict[str, dict[str, Any]] = {f"{steps} steps": OURS | {"steps": steps} fo
 
 @dataclass
 class Made:
-    """One edit by one procedure: the picture (1, H, W, 3) in 0..1, the mask that it was reconstructed with, seconds by part, and which of
-    the candidates that were finished show the object."""
+    """One edit by one procedure: the best as decoded and as reconstructed, (1, H, W, 3) in 0..1, the mask that it was reconstructed with,
+    seconds by part, and which of the candidates that were finished show the object."""
 
+    plain: torch.Tensor
     picture: torch.Tensor
     mask: torch.Tensor
     seconds: dict[str, float]
@@ -106,7 +107,7 @@ def make(
         picture = reconstruct(tools, case, best)
     clock.append(time.perf_counter())
     parts = {name: after - before for name, (before, after) in zip(("drawing", "ranking", "reconstruction"), itertools.pairwise(clock), strict=True)}
-    return Made(picture, sampled(case, best), parts, ranking.shown(tools, case, pictures))
+    return Made(tools.vae.decode(best["samples"]).float(), picture, sampled(case, best), parts, ranking.shown(tools, case, pictures))
 
 
 def authors(tools: ranking.Tools, case: edits.Case, seed: int) -> Made:
@@ -119,26 +120,37 @@ def ours(tools: ranking.Tools, case: edits.Case, seed: int) -> Made:
     return make(tools, case, seed, OURS, ranking.DEFAULT, by_the_node, prune=True)
 
 
-def background(case: edits.Case, made: Made) -> float:
-    """PSNR in dB against the source picture, of the pixels that were not sampled."""
-    return metrics.background_psnr(made.picture.movedim(-1, 1), edits.as_picture(case.source), made.mask)
+def measured(case: edits.Case, made: Made) -> tuple[float, float, float]:
+    """Of the reconstructed picture: PSNR of the background in dB, the seam, and the mean change of the edit, in levels of 255."""
+    found = metrics.figures(made.picture.movedim(-1, 1), edits.as_picture(case.source), made.mask)
+    inside = (made.picture - made.plain).abs().mean(-1)[made.mask > 0].mean()
+    return found.background_psnr, found.seam, 255 * float(inside)
+
+
+def shows(tools: ranking.Tools, cases: list[edits.Case], pictures: Iterable[torch.Tensor]) -> np.ndarray:
+    """Whether the object shows in one picture of each case."""
+    return np.asarray([ranking.shown(tools, case, picture)[0] for case, picture in zip(cases, pictures, strict=True)])
 
 
 def show(tools: ranking.Tools, cases: list[edits.Case], pairs: list[tuple[Made, Made]]) -> dict[str, Any]:
     """Print the table; returns its figures."""
     figures: dict[str, Any] = {}
-    hits = [np.asarray([ranking.shown(tools, case, made.picture)[0] for case, made in zip(cases, column, strict=True)]) for column in zip(*pairs, strict=True)]
+    hits = [shows(tools, cases, (made.picture for made in column)) for column in zip(*pairs, strict=True)]
     parts = list(pairs[0][0].seconds)
     print(f"{len(cases)} edits, {CANDIDATES} candidates")
-    print(f"{'':14}{'shows':>8}{'95 % interval':>16}{'finished show':>15}{'background':>13}{'seconds':>9}" + "".join(f"{p:>16}" for p in parts))
+    print(f"{'':14}{'finished show':>15}{'best decoded':>14}{'result shows':>14}{'95 % interval':>16}{'background':>13}{'seam':>7}{'inside':>8}{'seconds':>9}"
+          + "".join(f"{p:>16}" for p in parts))
     for name, column, hit in zip(("the authors'", "ours"), zip(*pairs, strict=True), hits, strict=True):
-        db = [background(case, made) for case, made in zip(cases, column, strict=True)]
+        db, seam, inside = np.mean([measured(case, made) for case, made in zip(cases, column, strict=True)], 0)
+        decoded = shows(tools, cases, (made.plain for made in column)).mean()
         each, total = np.mean([made.shown.mean() for made in column]), statistics.median(sum(made.seconds.values()) for made in column)
         medians = [statistics.median(made.seconds[p] for made in column) for p in parts]
-        print(f"{name:14}{hit.mean():8.1%}{edits.interval(hit):>16}{each:15.1%}{np.mean(db):10.2f} dB{total:9.1f}" + "".join(f"{s:16.1f}" for s in medians))
-        figures[name] = {"shows": float(hit.mean()), "finished show": float(each), "background": float(np.mean(db)), "seconds": total}
+        print(f"{name:14}{each:15.1%}{decoded:14.1%}{hit.mean():14.1%}{edits.interval(hit):>16}{db:10.2f} dB{seam:7.2f}{inside:8.1f}{total:9.1f}"
+              + "".join(f"{s:16.1f}" for s in medians))
+        figures[name] = {"finished show": float(each), "best decoded": float(decoded), "shows": float(hit.mean()), "background": float(db), "seam": float(seam),
+                         "inside": float(inside), "seconds": total}
     low, middle, high = statistics.quantiles([sum(b.seconds.values()) / sum(a.seconds.values()) for a, b in pairs], n=4)
-    better = [background(c, b) - background(c, a) for c, (a, b) in zip(cases, pairs, strict=True)]
+    better = [measured(c, b)[0] - measured(c, a)[0] for c, (a, b) in zip(cases, pairs, strict=True)]
     print(f"time, ours over the authors', edit by edit: median {middle:.3f}, middle half {low:.3f} to {high:.3f}")
     print(f"shows: {edits.against(hits[1], hits[0])} (exact McNemar)")
     print(f"background: {np.mean(better):+.2f} dB, the same or better in {np.mean(np.asarray(better) >= 0):.0%} of the edits; inf is the source's own pixels")
@@ -150,7 +162,7 @@ def choose(tools: ranking.Tools, cases: list[edits.Case]) -> None:
     for name, settings in TRIED.items():
         made = [make(tools, case, 10 * DEVELOPMENT + 100 * i, settings, ranking.DEFAULT, lambda tools, case, best: tools.vae.decode(best["samples"]), True)
                 for i, case in enumerate(cases)]
-        hit = np.mean([ranking.shown(tools, case, one.picture)[0] for case, one in zip(cases, made, strict=True)])
+        hit = shows(tools, cases, (one.picture for one in made)).mean()
         each, seconds = np.mean([one.shown.mean() for one in made]), statistics.median(sum(one.seconds.values()) for one in made)
         print(f"{name:10}{hit:8.1%}{each:8.1%}{seconds:8.1f} s", flush=True)
 
