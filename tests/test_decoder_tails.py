@@ -66,8 +66,10 @@ def vae_of(kind: str) -> comfy.sd.VAE:
             else:
                 weight.fill_(0.0 if name.endswith(("bias", "shift")) else 1.0)
     vae.first_stage_model, vae.latent_channels, vae.latent_dim, vae.size = module, channels, dimensions, None
-    vae.upscale_ratio = vae.downscale_ratio = ratio if dimensions == 2 else (lambda frames: frames, ratio, ratio)
+    vae.upscale_ratio = vae.downscale_ratio = ratio
     if dimensions == 3:
+        vae.upscale_ratio = (lambda frames: max(0, frames * 4 - 3), ratio, ratio)
+        vae.downscale_ratio = (lambda frames: (frames + 3) // 4, ratio, ratio)
         vae.upscale_index_formula = vae.downscale_index_formula = (4, ratio, ratio)
         vae.memory_used_decode = lambda shape, dtype: 2200 * shape[3] * shape[4] * 64 * 4
     vae.patcher = comfy.model_patcher.ModelPatcher(module, load_device=vae.device, offload_device=torch.device("cpu"))

@@ -10,6 +10,7 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod
+from test_decoder_tails import vae_of
 from torch import Tensor
 
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
@@ -260,25 +261,12 @@ def test_after_cancel_the_next_run_is_clean(edit, monkeypatch, options):
     assert torch.equal(sample(edit, 5, mask=edit.mask, **options), expected)
 
 
-class VideoVAE:
-    """As much of a video VAE of 8x and 4 frames as setting up the blend needs: no real one is small."""
-
-    def vae_encode_crop_pixels(self, pixels: Tensor) -> Tensor:
-        return pixels
-
-    def spacial_compression_decode(self) -> int:
-        return 8
-
-    def temporal_compression_decode(self) -> int:
-        return 4
-
-
 @pytest.mark.parametrize("count, painted, expected", [(1, 0, range(9)), (3, 1, range(1, 5)), (9, 2, [2]), (10, 2, [2])])
 def test_the_mask_of_a_frame_blends_the_pixels_of_its_frames(count, painted, expected):
     """A video of 9 frames, 3 latent frames: a mask for all, one a latent frame, one a frame, and one too many as VAE Encode drops them."""
     mask = torch.zeros(count, 16, 16)
     mask[painted, 4:8, 4:8] = 1
-    blend = blend_of(0.5, VideoVAE(), torch.zeros(9, 16, 16, 3), mask, torch.zeros(1, 16, 3, 2, 2))
+    blend = blend_of(0.5, vae_of("wan"), torch.zeros(9, 16, 16, 3), mask, torch.zeros(1, 16, 3, 2, 2))
     of_frames = blend.mask.expand(1, 9, 16, 16, 1).amax((0, 2, 3, 4))
     assert of_frames.nonzero().flatten().tolist() == list(expected)
 
