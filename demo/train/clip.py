@@ -141,16 +141,11 @@ def train(settings: common.Settings) -> None:
         said = [data.caption(scene, rng, 0.4, 0.55) for scene in seen]
         ids = torch.from_numpy(np.stack([tokens(c.text, rng) for c in said])).to(device)
         true = torch.from_numpy(targets(list(seen), said, [s.background for s in seen])).to(device)
-        for group in optimiser.param_groups:
-            group["lr"] = common.cosine(clock.progress(), step, PEAK, 100)
         x = augment(prepare(np.stack(images), device), rng)
         with common.autocast(device):
             image, text = model.encode_image(x), model.encode_text(ids)
         loss = loss_of(image, text, model.logit_scale.exp().clamp(max=50), true.float())
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK, 100), 1.0)
         step += 1
         if step % 50 == 0:
             print(f"clip step {step} {clock.spent() / 60:.1f} min loss {loss.item():.4f}", flush=True)

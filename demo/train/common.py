@@ -87,12 +87,13 @@ def cosine(progress: float, step: int, peak: float, warmup: int = 200, floor: fl
     return peak * min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
-    """One step down the loss at this learning rate."""
+def descend(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float, longest: float = math.inf) -> None:
+    """One step down the loss at this learning rate, along a gradient that is cut to a norm of at most `longest`."""
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad()
     loss.backward()
+    torch.nn.utils.clip_grad_norm_([weight for group in optimiser.param_groups for weight in group["params"]], longest)
     optimiser.step()
 
 

@@ -125,13 +125,8 @@ def train(settings: common.Settings) -> None:
           f"{sum(p.numel() for p in model.text.parameters()) / 1e6:.2f} M, {len(vocabulary.ids)} tokens", flush=True)
     while clock.progress() < 1:
         z, rows = _batch(latents, plans, vocabulary, rng, settings.batch or 32)
-        for group in optimiser.param_groups:
-            group["lr"] = common.cosine(clock.progress(), step, PEAK)
         loss, t, each = loss_of(model, z.to(device), rows.to(device), alphas)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK), 1.0)
         ema.update(model)
         step += 1
         seen.append((t.cpu(), each.cpu()))

@@ -97,14 +97,9 @@ def train(settings: common.Settings) -> None:
     rng, clock = np.random.default_rng((11, step)), common.Clock(settings.minutes, spent)
     while clock.progress() < 1:
         x = common.to_tensor(_crops(pool, plans, rng, settings.batch or 16), settings.device)
-        for group in optimiser.param_groups:
-            group["lr"] = common.cosine(clock.progress(), step, PEAK)
         with common.autocast(settings.device):
             loss = loss_of(model, x)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK), 1.0)
         ema.update(model)
         step += 1
         if step % 100 == 0:
