@@ -21,7 +21,7 @@ from ..bld.reconstruction.decoder import Work
 from ..bld.reconstruction.memory import peak_bytes
 from ..bld.reconstruction.objective import OnStep, Outcome, Settings, Step, trainable
 from ..bld.reconstruction.tail import Tail, enter, picture_of, settle
-from .vae import give_back, load_for_training, tail_of, trainable_copy
+from .vae import give_back, load_for_training, share_untuned, tail_of, trainable_copy
 
 GIB = 1 << 30
 # Cells of the latent around the mask's surroundings, where the whole picture's decode does not fit: enough for the decoder's middle to see.
@@ -85,6 +85,7 @@ def fit_decoder(
             tail.modules.load_state_dict(before)
             comfy.model_management.soft_empty_cache()
         give_back(copy, vae)
+    share_untuned(copy, vae, tail.modules)
     picture, plain = (t if t is None else t.to(vae.output_device, vae.vae_output_dtype()) for t in (picture, plain))
     return Fit(picture, copy, [*remarks, describe(outcome, plan)], plain)
 

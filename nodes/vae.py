@@ -10,6 +10,7 @@ import comfy.ldm.modules.diffusionmodules.model as ldm
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
+import comfy.utils
 import torch
 import torch.nn.functional as functional
 from comfy.ldm.models.autoencoder import AutoencodingEngine
@@ -132,6 +133,17 @@ def trainable_copy(vae: comfy.sd.VAE) -> comfy.sd.VAE:
 def load_for_training(vae: comfy.sd.VAE, needed: int) -> None:
     """Loads the whole VAE on its device, with room for `needed` bytes more."""
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=True)
+
+
+def share_untuned(tuned: comfy.sd.VAE, vae: comfy.sd.VAE, own: nn.Module) -> None:
+    """All weights but its `own` become the user's, which nobody writes to, instead of a second copy of them.
+
+    A delta of low rank in the host's patches would be smaller still, but these are written into the module that they patch.
+    """
+    kept, theirs = {id(weight) for weight in own.parameters()}, dict(vae.first_stage_model.named_parameters())
+    for name, weight in list(tuned.first_stage_model.named_parameters()):
+        if id(weight) not in kept and (weight.device, weight.dtype) == (theirs[name].device, theirs[name].dtype):
+            comfy.utils.set_attr_param(tuned.first_stage_model, name, theirs[name].detach())
 
 
 def give_back(tuned: comfy.sd.VAE, vae: comfy.sd.VAE) -> None:

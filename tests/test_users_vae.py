@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from blended_latent_diffusion.bld import reconstruction
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 from blended_latent_diffusion.nodes.reconstruction_fit import out_of_memory
+from blended_latent_diffusion.nodes.vae import tail_of
 
 FIT = {"iterations": 2, "learning_rate": 1e-3, "background_weight": 100.0}
 METHODS = {
@@ -83,6 +84,23 @@ def test_success_leaves_it_alone_and_the_tuned_copy_is_of_its_kind(method, dtype
         assert tuned is not watched.vae and tuned.vae_dtype == dtype and tuned.device == watched.vae.device
         assert {p.dtype for p in tuned.first_stage_model.parameters()} == {dtype}
         assert fingerprint(tuned) != watched.print and not torch.equal(drawn(tuned), watched.picture)
+    watched.check()
+
+
+def test_the_tuned_copy_has_weights_of_its_own_only_where_it_was_tuned():
+    """Moving it, loading it in other types or tuning it again changes nothing for the user."""
+    watched = Watched()
+    tuned = run(watched.vae)[1]
+    theirs = {weight.data_ptr() for weight in watched.vae.first_stage_model.parameters()}
+    own = [weight for weight in tuned.first_stage_model.parameters() if weight.data_ptr() not in theirs]
+    tail = list(tail_of(tuned).modules.parameters())
+    assert {id(weight) for weight in own} == {id(weight) for weight in tail} and len(own) < len(theirs) / 2
+    picture = drawn(tuned)
+    again = run(tuned)[1]
+    assert torch.equal(drawn(tuned), picture) and not torch.equal(drawn(again), picture)
+    with torch.inference_mode():
+        tuned.first_stage_model.to(torch.float64)
+        again.first_stage_model.to("meta")
     watched.check()
 
 
