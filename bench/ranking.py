@@ -53,11 +53,11 @@ from PIL import Image  # noqa: E402
 
 from bench import edits  # noqa: E402
 from bench._nodes import defaults  # noqa: E402
-from blended_latent_diffusion.bld import ranking  # noqa: E402
+from blended_latent_diffusion.bld import metrics, ranking  # noqa: E402
 from blended_latent_diffusion.bld.blending import keep_background  # noqa: E402
 from blended_latent_diffusion.nodes import sampling as host_sampling  # noqa: E402
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler  # noqa: E402
-from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa: E402
+from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch, errors_of  # noqa: E402
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize  # noqa: E402
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader  # noqa: E402
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate  # noqa: E402
@@ -82,6 +82,8 @@ PRUNED: dict[str, dict[str, Any]] = {
     "one round, keep 0.5": {"keep": 0.5, "rounds": 1},
     "one round at 0.35, keep 0.2": {"start": 0.35, "keep": 0.2, "rounds": 1},
 }
+# Weights of what the ranker finds against the source; the default is 1.
+REALISM = 0, 0.3, 1, 3, 10
 
 
 @dataclass(frozen=True)
@@ -165,12 +167,16 @@ def shown(tools: Tools, case: edits.Case, pictures: torch.Tensor) -> np.ndarray:
 
 @dataclass
 class Drawn:
-    """One edit's candidates: whether each shows the object, the scores by scope, who comes first after each kind of pruning,
-    and seconds of real runs by kind of pruning, with the candidate that they put first."""
+    """One edit's candidates: whether each shows the object, the scores by scope, who comes first after each kind of pruning, the error
+    that the ranker adds up where it has the source, the seam and the background's dB of each; and seconds of real runs by kind of
+    pruning, with the candidate that they put first."""
 
     hit: np.ndarray
     scores: dict[str, torch.Tensor]
     first: dict[str, int]
+    error: torch.Tensor
+    seam: np.ndarray
+    background: np.ndarray
     seconds: dict[str, float] = field(default_factory=dict)
     first_of_run: dict[str, int] = field(default_factory=dict)
 
@@ -218,7 +224,15 @@ def drawn(tools: Tools, case: edits.Case, seed: int, kinds: dict[str, dict[str, 
         blended = keep_background(x0.cpu().float(), source.expand_as(x0), thin.expand(len(x0), *thin.shape[1:]))
         predicted[share] = inner.process_latent_out(blended)
     first = {name: after_rounds(p, predicted, by_scope[DEFAULT]) for name, p in pruned.items()}
-    return Drawn(shown(tools, case, pictures), by_scope, first)
+    return Drawn(shown(tools, case, pictures), by_scope, first, *realism(case, pictures))
+
+
+def realism(case: edits.Case, pictures: torch.Tensor) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """The error that CLIP Rank Batch finds in each picture when it is given the source; its seam, and the background's dB."""
+    x, m = edits.as_picture(case.source), mask_of(case)
+    error = sum(errors_of(list(pictures), [x[0].movedim(0, -1)] * len(pictures), [m[0]] * len(pictures)).values())
+    found = [metrics.figures(picture[None].movedim(-1, 1).float().cpu(), x, m) for picture in pictures]
+    return error, np.asarray([one.seam for one in found]), np.asarray([one.background_psnr for one in found])
 
 
 def time_runs(tools: Tools, case: edits.Case, seed: int, kinds: dict[str, dict[str, Any]], out: Drawn) -> None:
@@ -334,6 +348,19 @@ def show_pruning(out: list[Drawn], kinds: dict[str, dict[str, Any]], figures: di
         figures.setdefault("pruning", {})[name] = {"share": float(hit.mean()), "time": middle, "low": low, "high": high, "same": float(same)}
 
 
+def show_realism(out: list[Drawn], figures: dict[str, Any]) -> None:
+    """Who comes first where the ranker is given the source, by the weight of what it finds there."""
+    print(f"\n{'realism_weight (default mix)':48}{'share':>8}{'pairs with none':>18}{'seam':>8}{'background':>13}{'another first':>15}")
+    plain = np.asarray([int(ranking.order(d.scores[DEFAULT])[0]) for d in out])
+    for weight in REALISM:
+        first = [int(ranking.order(d.scores[DEFAULT] - weight * d.error)[0]) for d in out]
+        hit, seam, db = (np.asarray([values[i] for values, i in zip(column, first, strict=True)])
+                         for column in zip(*((d.hit, d.seam, d.background) for d in out), strict=True))
+        pairs = edits.against(hit, first_by(DEFAULT, out)) if weight else ""
+        print(f"{weight:<48g}{hit.mean():8.1%}{pairs:>18}{np.nanmean(seam):8.2f}{db.mean():10.2f} dB{(plain != first).mean():15.0%}")
+        figures.setdefault("realism", {})[f"{weight:g}"] = {"share": float(hit.mean()), "seam": float(np.nanmean(seam)), "background": float(db.mean())}
+
+
 def show_changes(out: list[dict[str, tuple[bool, bool]]], count: int, figures: dict[str, Any]) -> None:
     """How often the object still shows after a small change."""
     seen = {name: np.asarray([one[name] for one in out]).T for name in CHANGES}
@@ -391,6 +418,7 @@ def show_choice(out: list[Drawn], kinds: dict[str, dict[str, Any]]) -> None:
             print(f"{str(weights):24}{first:8.1%}{np.nanmean([order_right(d, s) for d, s in zip(out, mixed, strict=True)]):16.3f}")
     for name in kinds:
         print(f"{name:40}{np.mean([d.hit[d.first[name]] for d in out]):8.1%}")
+    show_realism(out, {})
 
 
 # ---------------------------------------------------------------- running
@@ -446,6 +474,7 @@ def main() -> None:
             time_runs(tools, case, seed_of(TEST, i), PRUNED, one)
         show_ranking(out, figures)
         show_pruning(out, PRUNED, figures)
+        show_realism(out, figures)
         show_changes(changes, of_change, figures)
         figures["judge"] = judge_error(tools, scenes)
     print("\n" + NOTES.format(timed=timed, **figures["judge"]))
