@@ -130,6 +130,17 @@ def trainable_copy(vae: comfy.sd.VAE) -> comfy.sd.VAE:
     return tuned
 
 
+def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
+    """The decoder as bld wants it: (B, C, ..., h, w) -> (B, 3, H, W) in -1..1."""
+    return lambda z: picture_of(vae.first_stage_model.decode(z))
+
+
+def latents_of(vae: comfy.sd.VAE, pictures: Tensor) -> Tensor:
+    """Each picture of (B, 3, H, W) in 0..1 encoded by itself: a video VAE would take them for frames."""
+    with torch.no_grad():
+        return torch.cat([vae.encode(one[None]) for one in pictures.movedim(1, -1)]).to(pictures)
+
+
 def load_for_training(vae: comfy.sd.VAE, needed: int) -> None:
     """Loads the whole VAE on its device, with room for `needed` bytes more."""
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed, force_full_load=True)

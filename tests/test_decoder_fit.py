@@ -12,8 +12,7 @@ from torch import Tensor
 from blended_latent_diffusion.bld.reconstruction.decoder import Part, Work, draw, look_at, tune_decoder
 from blended_latent_diffusion.bld.reconstruction.objective import Outcome, Settings, Step
 from blended_latent_diffusion.bld.reconstruction.tail import Stage, Tail, h_of
-from blended_latent_diffusion.nodes.reconstruction_fit import decode_of
-from blended_latent_diffusion.nodes.vae import tail_of, trainable_copy
+from blended_latent_diffusion.nodes.vae import decode_of, tail_of, trainable_copy
 
 SIDE, RING = 96, 6
 WHOLE = Work(1 << 20)

@@ -16,7 +16,7 @@ from blended_latent_diffusion.bld import reconstruction
 from blended_latent_diffusion.bld.metrics import background_psnr, seam
 from blended_latent_diffusion.bld.reconstruction.crop import nearby
 from blended_latent_diffusion.bld.reconstruction.objective import objective
-from blended_latent_diffusion.nodes import reconstruction_fit
+from blended_latent_diffusion.nodes import fit_plan, reconstruction_fit
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 from blended_latent_diffusion.nodes.vae import copy_in_float32
 from conftest import Edit
@@ -257,7 +257,7 @@ def plans_without_a_step(monkeypatch: pytest.MonkeyPatch):
 
     def plans(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(reconstruction_fit, "step_bytes", lambda *_: 1)
+            patch.setattr(fit_plan, "step_bytes", lambda *_: 1)
             return real(*arguments)
 
     return plans

@@ -1,0 +1,150 @@
+"""What a fit of the decoder will take, and how it is cut to the memory there is: found out before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import comfy.model_management
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ..bld.reconstruction.crop import Box, nearby, span
+from ..bld.reconstruction.decoder import Work
+from ..bld.reconstruction.memory import peak_bytes
+from ..bld.reconstruction.objective import trainable
+from ..bld.reconstruction.tail import Tail, enter
+from .vae import decode_of, latents_of
+
+GIB = 1 << 30
+# Cells of the latent around the mask's surroundings, where the whole picture's decode does not fit: enough for the decoder's middle to see.
+CONTEXT = 12
+# Sides of a small latent, to measure memory on.
+PROBES = 8, 16
+# Bytes that kernels and threads take once, whatever the size.
+RUNTIME = 256 << 20
+# Pixels a side, from the cheapest in time to the smallest.
+TILES = 1 << 20, 1024, 512, 256, 128, 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of the latent that are decoded, and how the fit is cut; `bytes` is what that takes at most."""
+
+    view: Box
+    whole: bool
+    work: Work
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes: so many at once, and so many for each pixel."""
+
+    fixed: float
+    pixel: float
+
+    def of(self, pixels: int) -> float:
+        """For so many pixels."""
+        return self.fixed + self.pixel * pixels
+
+
+def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) -> list[Plan]:
+    """The ways to fit, the fastest first; each takes less memory than the one before."""
+    scale = m.shape[-1] // z.shape[-1]
+    frame = tuple(slice(0, side) for side in z.shape[-2:])
+    near = box_of(nearby(m, ring).amax((0, 1)) > 0, scale)
+    around = tuple(slice(max(0, s.start - CONTEXT), min(side, s.stop + CONTEXT)) for s, side in zip(near, z.shape[-2:], strict=True))
+    dtype = torch.bfloat16 if has_bfloat16(copy.device) else torch.float32
+    small = [probe(copy, tail, z, side) for side in PROBES]
+    cost = partial(line, [one.pixels for one in small])
+    whole = cost([one.bytes for one in small])
+    steps = {thrifty: cost([step_bytes(tail, one.h, Work(0, thrifty, dtype)) for one in small]) for thrifty in (False, True)}
+    stored = small[-1].h.nbytes / small[-1].pixels
+    theta = sum(p.nbytes for p in tail.modules.parameters())
+    base = RUNTIME + copy.model_size() + 4 * theta
+    plans: list[Plan] = []
+    for view in (frame, around):
+        pixels = scale**2 * area(view)
+        pictures = len(z) * (4 * 12 * pixels + (stored + 5 * 12) * scale**2 * area(near))
+        for tile in TILES:
+            sides = [min(tile, scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in near]
+            seen = min(sides[0], scale * z.shape[-2]) * min(sides[1], scale * z.shape[-1])
+            for thrifty in (False, True):
+                needed = base + pictures + max(whole.of(pixels), steps[thrifty].of(seen))
+                plan = Plan(view, view == frame, Work(tile, thrifty, dtype), int(needed))
+                if not plans or plan.bytes < plans[-1].bytes:
+                    plans.append(plan)
+    return plans
+
+
+def affordable(plans: list[Plan], memory_budget: float, free: float) -> list[Plan]:
+    """Those that the budget in GiB allows, or without one nine tenths of the free bytes; of these at least the last.
+
+    Raises ValueError where a given budget allows none.
+    """
+    fitting = [plan for plan in plans if plan.bytes <= (memory_budget * GIB or 0.9 * free)]
+    if not fitting and memory_budget > 0:
+        raise ValueError(f"memory_budget was {memory_budget:g} GiB, must be at least {plans[-1].bytes / GIB:.2f} for this mask, or 0 for all there is.")
+    return fitting or plans[-1:]
+
+
+def box_of(wanted: Tensor, scale: int) -> Box:
+    """The cells that hold what is wanted, (H, W) of bool."""
+    return tuple(slice(*span(wanted.any(axis), scale)) for axis in (1, 0))
+
+
+def area(box: Box) -> int:
+    """In cells."""
+    return (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A small picture, decoded and encoded to see what that takes. h: what the tail gets for it, bytes: what both took at most."""
+
+    pixels: int
+    h: Tensor
+    bytes: int
+
+
+def probe(copy: comfy.sd.VAE, tail: Tail, z: Tensor, side: int) -> Probe:
+    """Of a latent of the kind of z, so many cells a side."""
+    small, entered = z.new_zeros(1, *z.shape[1:-2], side, side, device=copy.device), []
+
+    def there_and_back() -> None:
+        entered.extend(enter(decode_of(copy), tail, small))
+        latents_of(copy, entered[0])
+
+    most = peak_bytes(there_and_back)
+    picture, h, _ = entered
+    return Probe(picture.shape[-1] * picture.shape[-2], h, most)
+
+
+def line(pixels: Sequence[int], peaks: Sequence[int]) -> Cost:
+    """The cost that two measurements show."""
+    slope = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
+    return Cost(max(0.0, peaks[1] - slope * pixels[1]), slope)
+
+
+def step_bytes(tail: Tail, h: Tensor, work: Work) -> int:
+    """What one step of the fit takes, its gradients included."""
+    with trainable(tail.modules.parameters()):
+        return peak_bytes(partial(forward_and_backward, tail, h, work))
+
+
+def forward_and_backward(tail: Tail, h: Tensor, work: Work) -> None:
+    """One step without its end."""
+    with torch.autocast(h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16):
+        y = tail.decode(h, (0, 0, 0, 0), work.thrifty)
+    y.float().square().mean().backward()
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes faster in bfloat16 than in float32. The host says no to every CPU, also to those that do."""
+    if comfy.model_management.is_device_cpu(device):
+        found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+    return comfy.model_management.should_use_bf16(device)
