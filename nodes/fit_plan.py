@@ -68,7 +68,8 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) 
     plans: list[Plan] = []
     for view in (frame, around):
         pixels = scale**2 * area(view)
-        pictures = len(z) * (4 * 12 * pixels + (stored + 5 * 12) * scale**2 * area(near))
+        # Of each candidate; and what the tail gets for one source.
+        pictures = len(z) * (4 * 12 * pixels + (stored + 5 * 12) * scale**2 * area(near)) + stored * pixels
         for tile in TILES:
             sides = [min(tile, scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in near]
             seen = min(sides[0], scale * z.shape[-2]) * min(sides[1], scale * z.shape[-1])
@@ -137,7 +138,7 @@ def step_bytes(tail: Tail, h: Tensor, work: Work) -> int:
 
 def forward_and_backward(tail: Tail, h: Tensor, work: Work) -> None:
     """One step without its end."""
-    with torch.autocast(h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16):
+    with torch.autocast(h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16, cache_enabled=False):
         y = tail.decode(h, (0, 0, 0, 0), work.thrifty)
     y.float().square().mean().backward()
 

@@ -45,7 +45,7 @@ def fit_decoder(
     memory_budget: float = 0.0,
     node_id: str | None = None,
 ) -> Fit:
-    """Tunes a copy's decoder on the mask's surroundings. z as `as_samples` gives it, source (B or 1, 3, H, W), m (B or 1, H, W)."""
+    """Tunes a copy's decoder on the mask's surroundings. z as `as_image_samples` gives it, source (B or 1, 3, H, W), m (B or 1, H, W)."""
     tail_of(vae)
     if not (m > 0).any():
         return Fit(source.expand(len(z), -1, -1, -1).clone(), vae, ["The mask is empty: the source as it is."])
@@ -87,7 +87,7 @@ def run(
     place = (..., *(slice(cells.start * scale, cells.stop * scale) for cells in plan.view))
     seen, x, mask = z[..., rows, columns].to(copy.device), source[place].to(copy.device), m[place].to(copy.device)
     # Without a fit the edit is left as it was drawn.
-    z_init = latents_of(copy, x) if settings.iterations > 0 else seen
+    z_init = latents_of(copy, x) if settings.iterations > 0 else None
     x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, z_init, x * 2 - 1, mask, ring, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
     drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)

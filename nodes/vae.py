@@ -136,9 +136,10 @@ def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
 
 
 def latents_of(vae: comfy.sd.VAE, pictures: Tensor) -> Tensor:
-    """Each picture of (B, 3, H, W) in 0..1 encoded by itself: a video VAE would take them for frames."""
+    """Each picture of (B, 3, H, W) in 0..1 encoded by itself, as `decode_of` decodes: where memory runs out, the fit steps down, not the host."""
+    pixels = vae.process_input(vae.vae_encode_crop_pixels(pictures.movedim(1, -1)).movedim(-1, 1))
     with torch.no_grad():
-        return torch.cat([vae.encode(one[None]) for one in pictures.movedim(1, -1)]).to(pictures)
+        return torch.cat([vae.first_stage_model.encode(one.unsqueeze(2) if vae.latent_dim == 3 else one) for one in pixels.split(1)])
 
 
 def load_for_training(vae: comfy.sd.VAE, needed: int) -> None:
@@ -147,7 +148,7 @@ def load_for_training(vae: comfy.sd.VAE, needed: int) -> None:
 
 
 def share_untuned(tuned: comfy.sd.VAE, vae: comfy.sd.VAE, own: nn.Module) -> None:
-    """All weights but its `own` become the user's, which nobody writes to, instead of a second copy of them.
+    """All weights but its `own` become the user's, which nobody writes to, instead of a second copy of them, as far as both lie on one device.
 
     A delta of low rank in the host's patches would be smaller still, but these are written into the module that they patch.
     """

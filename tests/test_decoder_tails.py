@@ -203,3 +203,20 @@ def test_tiles_cover_what_is_wanted_and_only_that():
             assert tile.cells[axis].start * 4 == tile.pixels[axis].start - 4 * before and tile.cells[axis].stop * 4 == tile.pixels[axis].stop + 4 * after
     assert covered[wanted].all()
     assert tiles_over(torch.zeros_like(wanted), 16, 4, 3) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_of_a_batch_comes_out_as_alone(kind):
+    """With sources and masks of their own. At a rate of 0, since the weights are shared."""
+    vae, side = vae_of(kind), 6 * KINDS[kind][3]
+    z = torch.cat([latent(kind, 6), -latent(kind, 6), latent(kind, 6).flip(-1)])
+    image, mask = torch.rand(3, side, side, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(3, side, side)
+    mask[0, 16:32, 16:32] = mask[1, :20, 24:40] = mask[2, 8:40, 30:] = 1
+    fit = {"method": "decoder weights", "iterations": 3, "learning_rate": 0.0, "background_weight": 100.0}
+    with torch.inference_mode():
+        together, _, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, fit).args
+        for i in range(3):
+            rows = slice(i, i + 1)
+            alone = DecoderFinetuneReconstruct.execute({"samples": z[rows]}, vae, image[rows], mask[rows], fit).args[0]
+            assert torch.allclose(together[rows], alone, atol=1e-5)
+    assert "diverged" not in report

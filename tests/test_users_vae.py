@@ -8,6 +8,7 @@ import comfy.model_management as management
 import nodes as host_nodes
 import pytest
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from test_decoder_tails import latent, vae_of
 from test_reconstruction import fingerprint
 from torch import Tensor, nn
@@ -137,6 +138,22 @@ def test_a_fault_in_any_backward_pass_leaves_it_alone(method, error):
 
     with Fault(), pytest.raises(error, match="inside backward"):
         run(watched.vae, method)
+    watched.check()
+
+
+def test_memory_that_runs_out_when_the_source_is_encoded_is_stepped_down_from(monkeypatch):
+    """The first two pictures that are encoded are small, to measure memory."""
+    watched, real, sides = Watched(), AutoencoderKL.encode, []
+
+    def run_out(self, x):
+        sides.append(x.shape[-1])
+        if len(sides) == 3:
+            raise torch.OutOfMemoryError("no more")
+        return real(self, x)
+
+    monkeypatch.setattr(AutoencoderKL, "encode", run_out)
+    picture, _, report = run(watched.vae)
+    assert sides[2:] == [48, 48] and "Memory ran out: started again with less." in report and torch.isfinite(picture).all()
     watched.check()
 
 

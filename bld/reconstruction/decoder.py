@@ -45,22 +45,23 @@ class Part:
 
 
 def look_at(
-    decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, z_init: Tensor, x: Tensor, m: Tensor, ring: int, size: int
+    decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, z_init: Tensor | None, x: Tensor, m: Tensor, ring: int, size: int
 ) -> tuple[Tensor, list[Part]]:
     """Decodes every candidate once, and keeps what the fit needs.
 
     decode: D, (1, C, ..., h, w) -> (1, 3, H, W) in -1..1. z: (B, C, ..., h, w), the sampled z_0, never one encoded from a picture.
-    z_init: (B or 1, C, ..., h, w), the source's latent; z itself for what the decoder draws unblended.
+    z_init: (B or 1, C, ..., h, w), the source's latent; None for what the decoder draws unblended.
     x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. ring: pixels around the mask.
     size: of a tile, in pixels.
 
     Returns: x_hat, (B, 3, H, W); the parts, none for a mask that is 0 everywhere.
     """
-    near, pictures, found = nearby(m, ring), [], []
-    outside = [h_of(decode, tail, one[None]) for one in z_init]
+    near, pictures, found, outside = nearby(m, ring), [], [], None
     for i in range(len(z)):
         picture, h, statistics = enter(decode, tail, z[i : i + 1])
-        h = torch.lerp(outside[i % len(outside)], h, adaptive_avg_pool2d(m[i % len(m)][None], h.shape[-2:])[0].to(h))
+        if z_init is not None:
+            outside = h_of(decode, tail, z_init[i : i + 1]) if i < len(z_init) else outside
+            h = torch.lerp(outside, h, adaptive_avg_pool2d(m[i % len(m)][None], h.shape[-2:])[0].to(h))
         source, mask, close = (t[i % len(t)][None] for t in (x, m[:, None], near))
         for tile in tiles_over(close[0, 0] > 0, size, tail.scale, tail.needs[0]):
             whole, wanted = (..., *tile.cells), (..., *tile.pixels)
@@ -81,16 +82,19 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
     def loss_of(y: Tensor, part: Part) -> Tensor:
         return objective(y * part.near, part.x_hat * part.near, part.x * part.near, part.m, settings.lam) * part.near.numel()
 
-    with held(tail) as hold, trainable(tail.modules.parameters()) as theta:
+    with held(tail) as hold:
+
+        def drawn(part: Part) -> Tensor:
+            hold(part.statistics)
+            # No cache: where the caller computes under autocast, too, the weights of the first step would serve for all.
+            with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16, cache_enabled=False):
+                return tail.decode(part.h, part.tile.halo, work.thrifty).float()
 
         def look(number: int) -> tuple[float, float, Tensor]:
             one = number % len(candidates)
             total, sums = 0.0, []
             for part in candidates[one]:
-                hold(part.statistics)
-                # No cache: where the caller computes under autocast, too, the weights of the first step would serve for all.
-                with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16, cache_enabled=False):
-                    y = tail.decode(part.h, part.tile.halo, work.thrifty).float()
+                y = drawn(part)
                 loss = loss_of(y, part) / pixels[one]
                 loss.backward()
                 total += float(loss.detach())
@@ -98,9 +102,10 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
             squares, weights = zip(*sums, strict=True)
             return total, decibels(sum(squares), sum(weights)), y.detach()
 
-        # The plain decode is what a fit must not fall behind.
-        before = [float(sum(loss_of(part.x_hat, part) for part in parts)) / count for parts, count in zip(candidates, pixels, strict=True)]
-        return minimise(theta, look, settings, on_step, before)
+        with torch.no_grad():
+            before = [float(sum(loss_of(drawn(part), part) for part in parts)) / count for parts, count in zip(candidates, pixels, strict=True)]
+        with trainable(tail.modules.parameters()) as theta:
+            return minimise(theta, look, settings, on_step, before)
 
 
 def draw(tail: Tail, found: list[Part], x: Tensor, count: int, finish: Callable[[Tensor], Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from ..metrics import psnr
 WARM_UP = 5
 # A fit has stopped improving when this share of its steps, and at least a look at each part, brought less than so many dB.
 PATIENCE, GAIN_DB = 0.25, 0.05
+STALLED = "no longer improved"
 # A loss that is so many times what it was at first is not going to come back; less may be Adam finding its feet.
 DIVERGED = 10
 # One that ends so many times higher than it began made things worse; less may be rounding.
@@ -97,7 +98,8 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
     """Adam on `variables`, in place. The rate rises over the first steps and falls to nothing at the last.
 
     It ends early where the background reaches its target or improves no more, and where the loss is not finite or has
-    risen to several times what it was at first. Then, and where it ends above where it began, the best state seen is put back.
+    risen to several times what it was at first. Where it improved no more, diverged, or ends above where it began, the best state
+    seen is put back.
 
     Args:
         look: of a step's number, (the loss, the background's dB, the picture); it leaves the loss's gradients on the variables.
@@ -110,15 +112,12 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
     losses: deque[float] = deque(maxlen=rounds)
     firsts: deque[float] = deque(maxlen=rounds)
     levels: deque[float] = deque(maxlen=rounds)
-    noise = 0.0
     for number in range(settings.iterations):
         optimiser.zero_grad(set_to_none=True)
         loss, background, picture = look(number)
         on_step(Step(number, loss, background, picture))
-        # Nothing has changed yet at the first: what it shows beyond `before` is the rounding of its computation.
-        noise = noise if number else max(0.0, loss - before[0])
         losses.append(loss)
-        firsts.append(before[number % rounds] + noise)
+        firsts.append(before[number % rounds])
         levels.append(background)
         if not sum(losses) <= DIVERGED * sum(firsts):
             outcome.reason = "diverged"
@@ -127,12 +126,13 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
             if sum(losses) < outcome.best:
                 outcome.best = sum(losses)
                 copy_into(kept, variables)
-            outcome.background.append(sum(levels) / rounds)
+            known = [level for level in levels if not math.isnan(level)]
+            outcome.background.append(sum(known) / len(known) if known else math.nan)
             if outcome.background[-1] >= settings.target:
                 outcome.reason = "target reached"
                 break
-            if stalled(outcome.background, max(rounds, round(PATIENCE * settings.iterations))):
-                outcome.reason = "no longer improved"
+            if stalled(outcome.background, max(rounds, WARM_UP, round(PATIENCE * settings.iterations))):
+                outcome.reason = STALLED
                 break
         for group in optimiser.param_groups:
             group["lr"] = settings.lr * rate(number, settings.iterations)
@@ -140,6 +140,7 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
         outcome.steps = number + 1
     if not sum(losses) <= WORSE * sum(firsts) or not all(torch.isfinite(v).all() for v in variables):
         outcome.reason, outcome.restored = "diverged", True
+    if outcome.restored or outcome.reason == STALLED:
         copy_into(variables, kept)
     return outcome
 
