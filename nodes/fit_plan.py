@@ -138,7 +138,7 @@ def step_bytes(tail: Tail, h: Tensor, work: Work) -> int:
 
 def forward_and_backward(tail: Tail, h: Tensor, work: Work) -> None:
     """One step without its end."""
-    with torch.autocast(h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16, cache_enabled=False):
+    with work.autocast(h.device):
         y = tail.decode(h, (0, 0, 0, 0), work.thrifty)
     y.float().square().mean().backward()
 

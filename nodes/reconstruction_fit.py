@@ -93,7 +93,7 @@ def run(
     drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)
     if outcome.steps > 0:
         first = found[0].candidate
-        with torch.autocast(copy.device.type, dtype=torch.bfloat16, enabled=plan.work.dtype == torch.bfloat16, cache_enabled=False):
+        with plan.work.autocast(copy.device):
             settle(decode_of(copy), tail, seen[first : first + 1], found[0].statistics)
     # What little the tuned picture is off along the edge is spread over the mask.
     meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)

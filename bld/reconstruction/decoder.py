@@ -29,6 +29,10 @@ class Work:
     thrifty: bool = False
     dtype: torch.dtype = torch.float32
 
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Computes in `dtype` inside. No cache: where the caller computes under autocast, too, the weights of the first step would serve for all."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16, cache_enabled=False)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -86,8 +90,7 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
 
         def drawn(part: Part) -> Tensor:
             hold(part.statistics)
-            # No cache: where the caller computes under autocast, too, the weights of the first step would serve for all.
-            with torch.autocast(part.h.device.type, dtype=torch.bfloat16, enabled=work.dtype == torch.bfloat16, cache_enabled=False):
+            with work.autocast(part.h.device):
                 return tail.decode(part.h, part.tile.halo, work.thrifty).float()
 
         def look(number: int) -> tuple[float, float, Tensor]:
