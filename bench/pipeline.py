@@ -40,7 +40,7 @@ from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DECODER, DecoderFinetuneReconstruct  # noqa: E402
 from demo.train import common  # noqa: E402
 
-TEST, DEVELOPMENT = 180000, 160000
+TEST, DEVELOPMENT = 190000, 160000
 CANDIDATES = 24
 AUTHORS: dict[str, Any] = {"steps": 50, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
 OURS: dict[str, Any] = {"steps": 20, "sampler_name": "ddim", "scheduler": "normal"}

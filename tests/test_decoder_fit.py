@@ -51,17 +51,31 @@ def parts_of(z: Tensor, side: int) -> list[Part]:
 
 def test_what_the_edit_draws_beside_the_mask_does_not_enter_the_fit():
     """The source's features there, the edit's inside, and a mix in cells that are partly masked."""
-    vae, z, z_init, m = vae_of("sd"), latent("sd", 12), latent("sd", 12).flip(-1), mask()
-    m[:, 50:52] = 0
+    vae, z, z_init, m = vae_of("sd"), latent("sd", 12), latent("sd", 12).flip(-1), torch.zeros(1, SIDE, SIDE)
+    m[:, 36:42, 28:60] = m[:, 44:45, 32:60] = 1
     with torch.inference_mode():
         decode, tail = decode_of(vae), tail_of(vae)
         _, found = look_at(decode, tail, z, z_init, torch.zeros(1, 3, SIDE, SIDE), m, RING, 1 << 20)
         edit, outside = (h_of(decode, tail, one)[(..., *found[0].tile.cells)] for one in (z, z_init))
         inside = torch.nn.functional.avg_pool2d(m, tail.scale)[0][found[0].tile.cells]
         h = found[0].h
-    assert set(inside.unique().tolist()) == {0, 0.5, 1} and not torch.allclose(edit, outside, atol=0.1)
-    assert torch.equal(h[..., inside == 1], edit[..., inside == 1]) and torch.equal(h[..., inside == 0], outside[..., inside == 0])
-    assert torch.allclose(h[..., inside == 0.5], ((edit + outside) / 2)[..., inside == 0.5], atol=1e-5)
+    assert set(inside.unique().tolist()) == {0, 0.25, 0.5, 1} and not torch.allclose(edit, outside, atol=0.1)
+    for share in (0, 0.25, 0.5, 1):
+        assert torch.allclose(h[..., inside == share], torch.lerp(outside, edit, share)[..., inside == share], atol=1e-5)
+
+
+def test_the_edit_rises_from_the_masks_edge():
+    """A broad mask's features are the source's at its edge and the edit's a latent pixel inside, and never less in between."""
+    vae, z, z_init, m = vae_of("sd"), latent("sd", 12), latent("sd", 12).flip(-1), torch.zeros(1, SIDE, SIDE)
+    m[:, :, 16:] = 1
+    with torch.inference_mode():
+        decode, tail = decode_of(vae), tail_of(vae)
+        _, found = look_at(decode, tail, z, z_init, torch.zeros(1, 3, SIDE, SIDE), m, RING, 1 << 20)
+        edit, outside = (h_of(decode, tail, one)[(..., *found[0].tile.cells)] for one in (z, z_init))
+        share = ((found[0].h - outside) / (edit - outside)).median(1).values[0].median(0).values
+    first = 16 // tail.scale - found[0].tile.cells[1].start
+    assert tail.scale == 4 and torch.allclose(share[first - 1 : first + 3], torch.tensor([0, 2.5 / 9, 6.5 / 9, 1]), atol=1e-3)
+    assert torch.allclose(share[first + 3 :], torch.ones(()), atol=1e-3), "the frame's edge is no edge of the mask"
 
 
 def test_nobody_can_tell_where_the_view_ended():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from blended_latent_diffusion.bld import reconstruction
 from blended_latent_diffusion.bld.metrics import background_psnr, seam
-from blended_latent_diffusion.bld.reconstruction.crop import nearby
+from blended_latent_diffusion.bld.reconstruction.crop import depth, nearby
 from blended_latent_diffusion.bld.reconstruction.objective import objective
 from blended_latent_diffusion.nodes import fit_plan, reconstruction_fit
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
@@ -90,6 +90,18 @@ def test_the_fit_shows_the_seam_less_than_a_paste(edit, tuned):
     ours, paste = (picture.movedim(-1, 1) for picture in (tuned[0], reconstruct(edit, PASTE)[0]))
     assert seam(ours, x, m) < 0.7 * seam(paste, x, m)
     assert seam(ours, x, m) < 1, "less than one of 255 levels"
+
+
+def test_an_edit_of_another_tone_does_not_end_at_a_line(edit):
+    """Darkened by 40 %, the box's edge would be a step of 30 levels; more than 10 pixels inside the edit stays as dark as it is."""
+    x, m = edit.image.movedim(-1, 1), edit.mask
+    with torch.inference_mode():
+        dark = {"samples": edit.vae.encode(edit.image * (1 - 0.4 * m[..., None]))}
+        drawn = edit.vae.decode(dark["samples"])
+    ours, paste = (reconstruct(edit, method, samples=dark)[0] for method in (DECODER | {"learning_rate": 1e-4, "surroundings": 8}, PASTE))
+    assert seam(paste.movedim(-1, 1), x, m) > 20
+    assert seam(ours.movedim(-1, 1), x, m) < 1.5
+    assert (ours - drawn)[depth(m > 0) > 10].abs().mean() < 4 / 255
 
 
 def test_the_tuned_vae_draws_the_same_inside_the_mask_in_the_hosts_decode(edit, tuned):

@@ -3,7 +3,8 @@
 What the paper does to the whole decoder on the whole picture is done here to the decoder's last stages on the mask and a
 ring around it: the stages before are computed once, and the ring makes the tuned picture meet the source, whose own pixels are
 kept outside the mask. What enters the last stages is blended as the latents were: outside the mask it is the source's. Else the
-weights would have to take back what the edit draws beside the mask, and the edit with it.
+weights would have to take back what the edit draws beside the mask, and the edit with it. The blend rises inside the mask, so that
+an edit that came out darker or lighter than its surroundings does not end at a line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from .crop import Tile, nearby, tiles_over
 from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
+from .paste import fitting_feather
 from .tail import Statistics, Tail, enter, h_of, held
+
+RISE = 8
+"""Pixels inside the mask over which the features go from the source's to the edit's: one latent pixel of most VAEs."""
+SHARE = 4
+"""The part of the mask's depth that the rise may take is one over this."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,12 @@ def look_at(
 
     Returns: x_hat, (B, 3, H, W); the parts, none for a mask that is 0 everywhere.
     """
-    near, pictures, found, outside = nearby(m, ring), [], [], None
+    near, weight, pictures, found, outside = nearby(m, ring), fitting_feather(m, RISE, SHARE), [], [], None
     for i in range(len(z)):
         picture, h, statistics = enter(decode, tail, z[i : i + 1])
         if z_init is not None:
             outside = h_of(decode, tail, z_init[i : i + 1]) if i < len(z_init) else outside
-            h = torch.lerp(outside, h, adaptive_avg_pool2d(m[i % len(m)][None], h.shape[-2:])[0].to(h))
+            h = torch.lerp(outside, h, adaptive_avg_pool2d(weight[i % len(m)][None], h.shape[-2:])[0].to(h))
         source, mask, close = (t[i % len(t)][None] for t in (x, m[:, None], near))
         for tile in tiles_over(close[0, 0] > 0, size, tail.scale, tail.needs[0]):
             whole, wanted = (..., *tile.cells), (..., *tile.pixels)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import maximum_filter
 from torch import Tensor
+
+from .crop import depth
 
 
 def feather_inside(m: Tensor, width: int) -> Tensor:
@@ -13,11 +14,17 @@ def feather_inside(m: Tensor, width: int) -> Tensor:
 
     (B, H, W) in 0..1 -> (B, H, W), nowhere more than m. Cost does not depend on the width.
     """
-    if width == 0:
-        return m
-    # Without a pixel outside there is no distance to it, and scipy returns nonsense.
-    distances = [distance_transform_edt(region) if not region.all() else np.full(region.shape, np.inf) for region in (m > 0).cpu().numpy()]
-    return m * (torch.from_numpy(np.stack(distances)).to(m) / (width + 1)).clamp(max=1)
+    return m * (depth(m > 0).to(m) / (width + 1)).clamp(max=1)
+
+
+def fitting_feather(m: Tensor, width: int, share: int) -> Tensor:
+    """`feather_inside` whose width is `width`, but at most 1/`share` of how deep the mask is nearby: a thin stroke keeps its strength.
+
+    (B, H, W) in 0..1 -> (B, H, W), nowhere more than m.
+    """
+    inside, reach = depth(m > 0), 2 * width * share + 1
+    deepest = torch.from_numpy(maximum_filter(inside.numpy(), (1, reach, reach))).clamp(max=width * share)
+    return m * (inside / (deepest // share + 1)).clamp(max=1).to(m)
 
 
 def paste(x_hat: Tensor, x: Tensor, m: Tensor, feather: int = 0) -> Tensor:
