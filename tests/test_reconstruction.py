@@ -18,7 +18,7 @@ from blended_latent_diffusion.bld.reconstruction.crop import depth, nearby
 from blended_latent_diffusion.bld.reconstruction.objective import objective
 from blended_latent_diffusion.nodes import fit_plan, reconstruction_fit
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
-from blended_latent_diffusion.nodes.vae import copy_in_float32
+from blended_latent_diffusion.nodes.vae import copy_in_float32, decode_of, trainable_copy
 from conftest import Edit
 
 FIT = {"iterations": 20, "learning_rate": 1e-3, "background_weight": 100.0}
@@ -68,6 +68,23 @@ def test_the_latent_comes_nearer_to_the_source(edit, plain):
     image, _, report = reconstruct(edit, LATENT)
     assert psnr(edit, image) > psnr(edit, plain) + 0.3
     assert f"{psnr(edit, image):.2f} dB" in report and f"was {psnr(edit, plain):.2f} dB" in report
+
+
+def test_the_latents_of_a_batch_are_tuned_as_alone_one_at_a_time(edit):
+    """So that memory does not grow with the candidates."""
+    together, sizes = torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1)]), []
+    x, m, settings = edit.image.movedim(-1, 1) * 2 - 1, edit.mask[:, None], reconstruction.Settings(iterations=3, lr=0.05)
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = trainable_copy(edit.vae)
+
+        def decode(z: Tensor) -> Tensor:
+            sizes.append(len(z))
+            return decode_of(copy)(z)
+
+        x, m, together = (t.clone() for t in (x, m, together))
+        batch, *alone = (reconstruction.tune_latent(decode, z, x, m, settings, lambda step: None)[0] for z in (together, *together.split(1)))
+    assert set(sizes) == {1}
+    assert (batch - torch.cat(alone)).abs().max() < 1e-3
 
 
 def test_the_tuned_decoder_draws_the_source_around_the_mask(edit, plain, tuned):
