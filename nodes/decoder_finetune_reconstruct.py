@@ -54,6 +54,7 @@ def _crop_inputs() -> list[io.Input]:
             tooltip="Stops once the decoder draws the surroundings this near to the source, in dB. It also stops when that gets no better. Not in the paper.",
         ),
         _memory_input(),
+        _feather_input(8, ", fewer where it is thin. 0: for a mask that follows an outline"),
     ]
 
 
@@ -69,8 +70,8 @@ def _memory_input() -> io.Input:
     )
 
 
-def _feather_input() -> io.Input:
-    return io.Int.Input("feather", default=0, min=0, max=1024, tooltip="Pixels of transition, all of them inside the mask.")
+def _feather_input(default: int = 0, more: str = "") -> io.Input:
+    return io.Int.Input("feather", default=default, min=0, max=1024, tooltip=f"Pixels of transition, all of them inside the mask{more}.")
 
 
 def _auto_inputs() -> list[io.Input]:

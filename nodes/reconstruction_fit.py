@@ -43,6 +43,7 @@ def fit_decoder(
     surroundings: int = 8,
     background_target: float = 40.0,
     memory_budget: float = 0.0,
+    feather: int = 8,
     node_id: str | None = None,
 ) -> Fit:
     """Tunes a copy's decoder on the mask's surroundings. z as `as_image_samples` gives it, source (B or 1, 3, H, W), m (B or 1, H, W)."""
@@ -63,7 +64,7 @@ def fit_decoder(
         remarks = []
         for number, plan in enumerate(plans):
             try:
-                picture, plain, outcome = run(copy, tail, z, source, m, surroundings, settings, plan, show_progress(iterations, node_id))
+                picture, plain, outcome = run(copy, tail, z, source, m, surroundings, feather, settings, plan, show_progress(iterations, node_id))
                 break
             except Exception as error:
                 if not out_of_memory(error) or number == len(plans) - 1:
@@ -79,7 +80,7 @@ def fit_decoder(
 
 
 def run(
-    copy: comfy.sd.VAE, tail: Tail, z: Tensor, source: Tensor, m: Tensor, ring: int, settings: Settings, plan: Plan, on_step: OnStep
+    copy: comfy.sd.VAE, tail: Tail, z: Tensor, source: Tensor, m: Tensor, ring: int, feather: int, settings: Settings, plan: Plan, on_step: OnStep
 ) -> tuple[Tensor, Tensor | None, Outcome]:
     """One attempt within a plan: pictures (B, 3, H, W) in 0..1 on the source's device, and the plain decode if the plan has it."""
     rows, columns = plan.view
@@ -88,7 +89,7 @@ def run(
     seen, x, mask = z[..., rows, columns].to(copy.device), source[place].to(copy.device), m[place].to(copy.device)
     # Without a fit the edit is left as it was drawn.
     z_init = latents_of(copy, x) if settings.iterations > 0 else None
-    x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, z_init, x * 2 - 1, mask, ring, plan.work.tile)
+    x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, z_init, x * 2 - 1, mask, ring, feather, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
     drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)
     if outcome.steps > 0:

@@ -90,7 +90,7 @@ def test_tiles_together_draw_what_the_whole_decoder_draws(kind):
         whole = decode(z)
         m = torch.zeros(1, *whole.shape[-2:])
         m[:, 8:-40, 60:-8] = 1
-        x_hat, found = look_at(decode, tail, z, z, torch.zeros_like(whole), m, 8, 32)
+        x_hat, found = look_at(decode, tail, z, z, torch.zeros_like(whole), m, 8, 0, 32)
         assert torch.equal(x_hat, whole) and len(found) > 4
         picture = draw(tail, found, torch.zeros_like(whole), 1, lambda y: y)
     inside = (m > 0)[:, None].expand_as(whole)

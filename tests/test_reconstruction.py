@@ -109,16 +109,18 @@ def test_the_fit_shows_the_seam_less_than_a_paste(edit, tuned):
     assert seam(ours, x, m) < 1, "less than one of 255 levels"
 
 
-def test_an_edit_of_another_tone_does_not_end_at_a_line(edit):
+def test_a_feather_lets_an_edit_of_another_tone_end_at_no_line(edit):
     """Darkened by 40 %, the box's edge would be a step of 30 levels; more than 10 pixels inside the edit stays as dark as it is."""
     x, m = edit.image.movedim(-1, 1), edit.mask
     with torch.inference_mode():
         dark = {"samples": edit.vae.encode(edit.image * (1 - 0.4 * m[..., None]))}
         drawn = edit.vae.decode(dark["samples"])
-    ours, paste = (reconstruct(edit, method, samples=dark)[0] for method in (DECODER | {"learning_rate": 1e-4, "surroundings": 8}, PASTE))
-    assert seam(paste.movedim(-1, 1), x, m) > 20
-    assert seam(ours.movedim(-1, 1), x, m) < 1.5
-    assert (ours - drawn)[depth(m > 0) > 10].abs().mean() < 4 / 255
+    hard, soft = (reconstruct(edit, DECODER | {"learning_rate": 1e-4, "surroundings": 8, "feather": width}, samples=dark)[0] for width in (0, 8))
+    assert seam(hard.movedim(-1, 1), x, m) > 4
+    assert seam(soft.movedim(-1, 1), x, m) < 1.5
+    assert (soft - drawn)[depth(m > 0) > 10].abs().mean() < 4 / 255
+    outside = (m == 0)[..., None].expand_as(edit.image)
+    assert torch.equal(soft[outside], edit.image[outside])
 
 
 def test_the_tuned_vae_draws_the_same_inside_the_mask_in_the_hosts_decode(edit, tuned):

@@ -3,8 +3,8 @@
 What the paper does to the whole decoder on the whole picture is done here to the decoder's last stages on the mask and a
 ring around it: the stages before are computed once, and the ring makes the tuned picture meet the source, whose own pixels are
 kept outside the mask. What enters the last stages is blended as the latents were: outside the mask it is the source's. Else the
-weights would have to take back what the edit draws beside the mask, and the edit with it. The blend rises inside the mask, so that
-an edit that came out darker or lighter than its surroundings does not end at a line.
+weights would have to take back what the edit draws beside the mask, and the edit with it. With a feather the blend rises inside
+the mask, so that an edit that came out darker or lighter than its surroundings does not end at a line.
 """
 
 from __future__ import annotations
@@ -21,11 +21,6 @@ from .crop import Tile, nearby, tiles_over
 from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
 from .paste import fitting_feather
 from .tail import Statistics, Tail, enter, h_of, held
-
-RISE = 8
-"""Pixels inside the mask over which the features go from the source's to the edit's: one latent pixel of most VAEs."""
-SHARE = 4
-"""The part of the mask's depth that the rise may take is one over this."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +51,18 @@ class Part:
 
 
 def look_at(
-    decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, z_init: Tensor | None, x: Tensor, m: Tensor, ring: int, size: int
+    decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, z_init: Tensor | None, x: Tensor, m: Tensor, ring: int, feather: int, size: int
 ) -> tuple[Tensor, list[Part]]:
     """Decodes every candidate once, and keeps what the fit needs.
 
     decode: D, (1, C, ..., h, w) -> (1, 3, H, W) in -1..1. z: (B, C, ..., h, w), the sampled z_0, never one encoded from a picture.
     z_init: (B or 1, C, ..., h, w), the source's latent; None for what the decoder draws unblended.
     x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. ring: pixels around the mask.
-    size: of a tile, in pixels.
+    feather: pixels inside the mask over which the edit comes in, see `fitting_feather`. size: of a tile, in pixels.
 
     Returns: x_hat, (B, 3, H, W); the parts, none for a mask that is 0 everywhere.
     """
-    near, weight, pictures, found, outside = nearby(m, ring), fitting_feather(m, RISE, SHARE), [], [], None
+    near, weight, pictures, found, outside = nearby(m, ring), fitting_feather(m, feather), [], [], None
     for i in range(len(z)):
         picture, h, statistics = enter(decode, tail, z[i : i + 1])
         if z_init is not None:

@@ -17,8 +17,8 @@ def feather_inside(m: Tensor, width: int) -> Tensor:
     return m * (depth(m > 0).to(m) / (width + 1)).clamp(max=1)
 
 
-def fitting_feather(m: Tensor, width: int, share: int) -> Tensor:
-    """`feather_inside` whose width is `width`, but at most 1/`share` of how deep the mask is nearby: a thin stroke keeps its strength.
+def fitting_feather(m: Tensor, width: int, share: int = 4) -> Tensor:
+    """`feather_inside` of at most 1/`share` of how deep the mask is nearby, so that a thin stroke keeps its strength.
 
     (B, H, W) in 0..1 -> (B, H, W), nowhere more than m.
     """
