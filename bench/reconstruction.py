@@ -40,10 +40,9 @@ from sklearn.datasets import load_sample_image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from bench._nodes import defaults  # noqa: E402
-from blended_latent_diffusion.bld.metrics import figures  # noqa: E402
+from blended_latent_diffusion.bld.metrics import figures, ring_psnr  # noqa: E402
 from blended_latent_diffusion.bld.reconstruction import poisson  # noqa: E402
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
-from blended_latent_diffusion.nodes.reconstruction_fit import ring_psnr  # noqa: E402
 from blended_latent_diffusion.nodes.vae import copy_in_float32  # noqa: E402
 from demo import loader  # noqa: E402
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .edges import nearby
+
 BLOCK = 16
 WINDOW = 15
 LEVELS = 255
@@ -48,6 +50,11 @@ def background_psnr(x_hat: Tensor, x: Tensor, m: Tensor) -> float:
     """
     outside = (m == 0)[:, None].expand(len(x_hat), x_hat.shape[1], -1, -1)
     return psnr(float((x_hat - x).square()[outside].double().mean()))
+
+
+def ring_psnr(x_hat: Tensor, x: Tensor, m: Tensor, width: int) -> float:
+    """`background_psnr` of the unmasked pixels at most `width` from the mask; NaN where there are none."""
+    return background_psnr(x_hat, x, 1 - nearby(m, width)[:, 0] * (m == 0))
 
 
 def psnr(mse: float) -> float:

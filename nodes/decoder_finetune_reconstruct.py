@@ -11,9 +11,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..bld import reconstruction
-from ..bld.metrics import background_psnr
+from ..bld.metrics import background_psnr, ring_psnr
 from .checks import as_image_samples, as_mask, as_picture, check_batch
-from .reconstruction_fit import Fit, fit_decoder, fit_latent, ring_psnr
+from .reconstruction_fit import Fit, fit_decoder, fit_latent
 from .types import CATEGORY
 from .vae import cropped, tail_of
 

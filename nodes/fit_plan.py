@@ -11,7 +11,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ..bld.reconstruction.crop import Box, nearby, span
+from ..bld.edges import nearby
+from ..bld.reconstruction.crop import Box, span
 from ..bld.reconstruction.decoder import Work
 from ..bld.reconstruction.memory import peak_bytes
 from ..bld.reconstruction.objective import trainable

@@ -14,8 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..bld import reconstruction
-from ..bld.metrics import psnr
-from ..bld.reconstruction.crop import nearby
 from ..bld.reconstruction.objective import OnStep, Outcome, Settings, Step
 from ..bld.reconstruction.tail import Tail, settle
 from .fit_plan import GIB, TILES, Plan, affordable, make_plans
@@ -59,7 +57,7 @@ def fit_decoder(
         plans = make_plans(copy, tail, z, m, surroundings)
         load_for_training(copy, plans[0].bytes)
         plans = affordable(plans, memory_budget, comfy.model_management.get_free_memory(copy.device))
-        settings = Settings(background_weight, iterations if background_weight > 0 and (m == 0).any() else 0, learning_rate, background_target)
+        settings = Settings(background_weight, worthwhile(iterations, background_weight, m), learning_rate, background_target)
         before = {name: weight.clone() for name, weight in tail.modules.state_dict().items()}
         remarks = []
         for number, plan in enumerate(plans):
@@ -112,9 +110,14 @@ def fit_latent(
         copy = trainable_copy(vae)
         z, x, m = (t.clone().to(copy.device, torch.float32) for t in (z, source * 2 - 1, m[:, None]))
         load_for_training(copy, 2 * comfy.model_management.module_size(copy.first_stage_model))
-        settings = Settings(background_weight, iterations, learning_rate)
+        settings = Settings(background_weight, worthwhile(iterations, background_weight, m), learning_rate)
         y, _, outcome = reconstruction.tune_latent(decode_of(copy), z, x, m, settings, show_progress(iterations, node_id))
     return Fit(vae.process_output(y.clone()).to(vae.output_device, vae.vae_output_dtype()), vae, [f"{ending(outcome)}."])
+
+
+def worthwhile(iterations: int, background_weight: float, m: Tensor) -> int:
+    """How many steps: none without a background that counts, since the edit is there already."""
+    return iterations if background_weight > 0 and (m == 0).any() else 0
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -164,9 +167,3 @@ def tell(text: str, node_id: str | None) -> None:
     server = sys.modules.get("server")
     if node_id is not None and server is not None and getattr(server.PromptServer, "instance", None) is not None:
         server.PromptServer.instance.send_progress_text(text, node_id)
-
-
-def ring_psnr(picture: Tensor, source: Tensor, m: Tensor, width: int) -> float:
-    """PSNR in dB of the unmasked pixels at most `width` from the mask; NaN where there are none."""
-    near = ((nearby(m, width) > 0) & (m == 0)[:, None]).expand_as(picture)
-    return psnr(float((picture - source).square()[near].double().mean()))

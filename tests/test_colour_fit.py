@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from blended_latent_diffusion.bld.metrics import seam
 from blended_latent_diffusion.bld.reconstruction import colour_fit, paste
-from blended_latent_diffusion.bld.reconstruction.crop import depth
-from blended_latent_diffusion.bld.reconstruction.paste import feather_inside, fitting_feather
 from conftest import picture
 
 LEVEL = 1 / 255
@@ -151,52 +147,6 @@ def test_a_large_picture_is_sampled_and_the_global_random_state_stays():
     result, (one,) = colour_fit(x + 9 * LEVEL, x, m)
     assert float((result - x).abs().max()) <= LEVEL and one.pixels == int((m == 0).sum())
     assert torch.equal(state, torch.random.get_rng_state())
-
-
-@given(
-    size=st.tuples(st.integers(1, 24), st.integers(1, 24)), width=st.integers(0, 40), seed=st.integers(0, 99), soft=st.booleans(), full=st.booleans()
-)
-@settings(max_examples=80, deadline=None)
-def test_a_feather_of_any_width_stays_inside_any_mask(size, width, seed, soft, full):
-    generator = torch.Generator().manual_seed(seed)
-    m = (torch.rand(1, *size, generator=generator) > 0.3).float() if not full else torch.ones(1, *size)
-    m = m * torch.rand(1, *size, generator=generator) if soft else m
-    ramp = feather_inside(m, width)
-    assert (ramp <= m).all() and ((ramp > 0) == (m > 0)).all()
-    assert not (m > 0).all() or torch.equal(ramp, m), "the frame's edge is no edge of the mask"
-
-
-def test_a_feather_is_a_ramp_from_the_masks_edge_and_not_from_the_frames():
-    m = torch.zeros(1, 9, 20)
-    m[..., 8:] = 1
-    ramp = feather_inside(m, 3)
-    assert torch.allclose(ramp[:, :, 7:13], torch.tensor([0, 0.25, 0.5, 0.75, 1, 1]))
-    assert (ramp[..., 11:] == 1).all()
-    assert torch.allclose(feather_inside(m, 1024)[0, 0, 8:], torch.arange(1, 13) / 1025)
-
-
-@given(size=st.tuples(st.integers(1, 40), st.integers(1, 40)), width=st.integers(0, 9), share=st.integers(1, 5), seed=st.integers(0, 99))
-@settings(max_examples=80, deadline=None)
-def test_a_fitting_feather_takes_at_most_its_share_of_the_masks_depth(size, width, share, seed):
-    m = torch.zeros(1, *size)
-    generator = torch.Generator().manual_seed(seed)
-    top, left, height, wide = (int(torch.randint(0, side, (), generator=generator)) for side in (*size, *size))
-    m[:, top : top + height + 1, left : left + wide + 1] = 0.5
-    ramp, inside = fitting_feather(m, width, share), depth(m > 0)
-    assert (ramp >= feather_inside(m, width)).all() and ((ramp > 0) == (m > 0)).all()
-    assert torch.equal(ramp[inside > width], m[inside > width]), "no further in than the width"
-    if torch.isfinite(inside).all():
-        assert (ramp[inside * share >= inside.max() + share] == 0.5).all()
-    else:
-        assert torch.equal(ramp, m)
-
-
-def test_a_fitting_feather_leaves_a_thin_stroke_as_it_is_beside_a_broad_mask():
-    m = torch.zeros(1, 96, 192)
-    m[:, 10:86, :80] = m[:, 40:44, 120:] = 1
-    ramp = fitting_feather(m, 8, 4)
-    assert torch.equal(ramp[..., 100:], m[..., 100:])
-    assert torch.equal(ramp[..., :70], feather_inside(m, 8)[..., :70])
 
 
 def test_paste_keeps_the_background_whatever_the_edit_holds_there():

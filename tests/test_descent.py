@@ -11,15 +11,16 @@ from blended_latent_diffusion.bld.reconstruction.objective import Outcome, Setti
 
 
 def descend(losses: list[float], before: list[float] | None = None, levels: list[float] | None = None, **settings) -> tuple[float, list[float], Outcome]:
-    """A descent that sees these losses, and these dB: the weight it leaves, the weight at each look, and what it says."""
+    """A descent that sees these losses, the last after its last step, and these dB: the weight it leaves, the weight at each look, and what it says."""
     weight, seen = torch.zeros(1), []
 
     def look(number: int) -> tuple[float, float, torch.Tensor]:
         seen.append(float(weight))
+        assert torch.is_grad_enabled() == (number < len(losses) - 1)
         weight.grad = torch.ones(1)
         return losses[number], levels[number] if levels else 20.0 + number, torch.zeros(1, 3, 1, 1)
 
-    outcome = minimise([weight], look, Settings(**{"iterations": len(losses), "lr": 0.1} | settings), lambda step: None, before or losses[:1])
+    outcome = minimise([weight], look, Settings(**{"iterations": max(0, len(losses) - 1), "lr": 0.1} | settings), lambda step: None, before or losses[:1])
     return float(weight), seen, outcome
 
 
@@ -32,12 +33,19 @@ def test_it_stops_where_it_diverges_and_puts_the_best_state_back(bad):
 
 def test_a_rise_that_goes_away_again_is_none_of_its_business():
     weight, seen, outcome = descend([10, 90, 5, 4])
-    assert outcome.reason == "all steps done" and not outcome.restored and weight not in seen, "the last step counts"
+    assert outcome.reason == "all steps done" and not outcome.restored and weight == seen[-1], "the last step counts"
 
 
 def test_what_ends_worse_than_it_began_is_put_back():
     weight, seen, outcome = descend([10, 8, 11, 12])
     assert weight == seen[1] and outcome.reason == "diverged" and outcome.restored
+
+
+@pytest.mark.parametrize(("losses", "best"), [([10.0, 6, 5, 1000], 2), ([1.0, 1000], 0)])
+def test_the_last_step_is_looked_at_too(losses, best):
+    weight, seen, outcome = descend(losses)
+    assert weight == seen[best] and outcome.restored and outcome.steps == len(losses) - 1
+    assert outcome.background == [*(20.0 + i for i in range(len(losses) - 1)), 20.0 + best], "that of what is given back"
 
 
 def test_a_batch_that_is_worse_from_the_first_step_on_is_put_back_to_where_it_began():
@@ -62,8 +70,8 @@ def test_it_stops_when_the_background_no_longer_improves():
     assert outcome.reason == "no longer improved" and outcome.steps == 10, "a short fit, too"
     weight, seen, outcome = descend([9, 8, 7, 1, *[5] * 16], levels=[20, 21, 22, 23, 24, 25, *[25] * 14])
     assert outcome.reason == "no longer improved" and weight == seen[3] and not outcome.restored, "the best is kept"
-    assert descend([1.0] * 4, levels=[20] * 4)[2].steps == 4, "not while the rate still rises"
-    assert descend([1.0] * 200, levels=[20 + 0.01 * step for step in range(200)])[2].steps == 200, "slowly is not at all"
+    assert descend([1.0] * 5, levels=[20] * 5)[2].steps == 4, "not while the rate still rises"
+    assert descend([1.0] * 201, levels=[20 + 0.01 * step for step in range(201)])[2].steps == 200, "slowly is not at all"
 
 
 def test_it_stops_at_the_target_of_all_candidates_on_average():

@@ -50,7 +50,7 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 def worst_of(picture: Tensor, x: Tensor, m: Tensor) -> tuple[float, float]:
     """The lowest background PSNR and the largest seam over a batch; NaN where there is nothing to measure."""
-    each = [(y[None], x[i % len(x)][None], m[i % len(m)][None]) for i, y in enumerate(picture)]
+    each = [tuple(t[i % len(t)][None].cpu() for t in (picture, x, m)) for i in range(len(picture))]
     backgrounds = [level for level in (background_psnr(*one) for one in each) if not math.isnan(level)]
     seams = [size for size in (seam(*one) for one in each) if not math.isnan(size)]
     return min(backgrounds, default=math.nan), max(seams, default=math.nan)

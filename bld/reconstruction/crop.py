@@ -1,30 +1,12 @@
-"""The surroundings of a mask: all that a reconstruction has to look at."""
+"""The parts of a picture that a reconstruction has to look at."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 Box = tuple[slice, slice]
-
-
-def depth(region: Tensor) -> Tensor:
-    """How many pixels each is from the nearest one that is not in the region, 0 for those: (B, H, W) of bool -> float32 on the CPU.
-
-    Infinite where there is none: the frame's edge is no edge of the region.
-    """
-    # Without a pixel outside there is no distance to it, and scipy returns nonsense.
-    depths = [distance_transform_edt(one) if not one.all() else np.full(one.shape, np.inf) for one in region.cpu().numpy()]
-    return torch.from_numpy(np.stack(depths).astype(np.float32))
-
-
-def nearby(m: Tensor, ring: int) -> Tensor:
-    """1 where m > 0 and on the `ring` pixels around, else 0: (B, H, W) -> (B, 1, H, W)."""
-    return (depth(~(m > 0)) <= ring).to(m)[:, None]
 
 
 @dataclass(frozen=True)

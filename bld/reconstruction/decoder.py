@@ -3,8 +3,8 @@
 What the paper does to the whole decoder on the whole picture is done here to the decoder's last stages on the mask and a
 ring around it: the stages before are computed once, and the ring makes the tuned picture meet the source, whose own pixels are
 kept outside the mask. What enters the last stages is blended as the latents were: outside the mask it is the source's. Else the
-weights would have to take back what the edit draws beside the mask, and the edit with it. With a feather the blend rises inside
-the mask, so that an edit that came out darker or lighter than its surroundings does not end at a line.
+weights would have to take back what the edit draws beside the mask, and the edit with it. With a feather the edit comes in
+over some pixels inside the mask, so that one that came out darker or lighter than its surroundings does not end at a line.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .crop import Tile, nearby, tiles_over
+from ..edges import nearby, rise
+from .crop import Tile, tiles_over
 from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
-from .paste import fitting_feather
 from .tail import Statistics, Tail, enter, h_of, held
 
 
@@ -58,20 +58,23 @@ def look_at(
     decode: D, (1, C, ..., h, w) -> (1, 3, H, W) in -1..1. z: (B, C, ..., h, w), the sampled z_0, never one encoded from a picture.
     z_init: (B or 1, C, ..., h, w), the source's latent; None for what the decoder draws unblended.
     x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. ring: pixels around the mask.
-    feather: pixels inside the mask over which the edit comes in, see `fitting_feather`. size: of a tile, in pixels.
+    feather: pixels inside the mask over which the edit comes in, see `rise`. size: of a tile, in pixels.
 
-    Returns: x_hat, (B, 3, H, W); the parts, none for a mask that is 0 everywhere.
+    Returns: the edit as decoded, (B, 3, H, W); the parts, none for a mask that is 0 everywhere. Their h, and the x_hat that they ask
+    for inside the mask, rise from the source's to the edit's. To them any m > 0 is the mask: a soft one is for mixing the pixels.
     """
-    near, weight, pictures, found, outside = nearby(m, ring), fitting_feather(m, feather), [], [], None
+    inside, near, share = (m > 0).to(m)[:, None], nearby(m, ring), rise(m, feather)[:, None]
+    pictures, found, outside = [], [], None
     for i in range(len(z)):
         picture, h, statistics = enter(decode, tail, z[i : i + 1])
         if z_init is not None:
             outside = h_of(decode, tail, z_init[i : i + 1]) if i < len(z_init) else outside
-            h = torch.lerp(outside, h, adaptive_avg_pool2d(weight[i % len(m)][None], h.shape[-2:])[0].to(h))
-        source, mask, close = (t[i % len(t)][None] for t in (x, m[:, None], near))
+            h = torch.lerp(outside, h, adaptive_avg_pool2d(share[i % len(m)], h.shape[-2:])[0].to(h))
+        source, mask, close = (t[i % len(t)][None] for t in (x, inside, near))
+        x_hat = picture if z_init is None else torch.lerp(source, picture, share[i % len(m)])
         for tile in tiles_over(close[0, 0] > 0, size, tail.scale, tail.needs[0]):
             whole, wanted = (..., *tile.cells), (..., *tile.pixels)
-            seen = (t[wanted].contiguous() for t in (picture, source, mask, close))
+            seen = (t[wanted].contiguous() for t in (x_hat, source, mask, close))
             found.append(Part(i, tile, statistics, h[whole].contiguous(), *seen))
         pictures.append(picture)
     return torch.cat(pictures), found
@@ -101,7 +104,8 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
             for part in candidates[one]:
                 y = drawn(part)
                 loss = loss_of(y, part) / pixels[one]
-                loss.backward()
+                if torch.is_grad_enabled():
+                    loss.backward()
                 total += float(loss.detach())
                 sums.append(background_sums(y.detach(), part.x, 1 - (1 - part.m) * part.near))
             squares, weights = zip(*sums, strict=True)

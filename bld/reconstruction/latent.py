@@ -11,7 +11,9 @@ from .objective import OnStep, Outcome, Settings, background_db, minimise, objec
 
 
 def tune_latent(decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor, m: Tensor, settings: Settings, on_step: OnStep) -> tuple[Tensor, Tensor, Outcome]:
-    """Starts from the sampled latent z (B, C, ..., h, w), which is left as it is. One candidate is decoded at a time, so that memory does not grow with them.
+    """Starts from the sampled latent z (B, C, ..., h, w), which is left as it is.
+
+    One candidate is decoded at a time: the descent holds what lies between the layers for one.
 
     decode: D, (1, C, ..., h, w) -> (1, C, H, W) in -1..1. x: (B or 1, C, H, W), m: (B or 1, 1, H, W), see `objective`.
 
@@ -31,7 +33,8 @@ def tune_latent(decode: Callable[[Tensor], Tensor], z: Tensor, x: Tensor, m: Ten
             for one, edit, source, mask in zip(z_star.split(1), x_hat.split(1), sources, masks, strict=True):
                 y = decode(one)
                 part = objective(y, edit, source, mask, settings.lam) / len(z)
-                part.backward()
+                if torch.is_grad_enabled():
+                    part.backward()
                 loss += float(part.detach())
                 drawn.append(y.detach())
             y = torch.cat(drawn)

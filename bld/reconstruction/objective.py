@@ -17,7 +17,7 @@ from ..metrics import psnr
 WARM_UP = 5
 # A fit has stopped improving when this share of its steps, and at least a look at each part, brought less than so many dB.
 PATIENCE, GAIN_DB = 0.25, 0.05
-STALLED = "no longer improved"
+STALLED, OFF = "no longer improved", "diverged"
 # A loss that is so many times what it was at first is not going to come back; less may be Adam finding its feet.
 DIVERGED = 10
 # One that ends so many times higher than it began made things worse; less may be rounding.
@@ -49,7 +49,10 @@ OnStep = Callable[[Step], None]
 
 @dataclass
 class Outcome:
-    """How a descent went: why it ended, its steps, the least loss over all parts, and whether an earlier state than the last was given back."""
+    """How a descent went: why it ended, its steps, the least loss over all parts, and whether it diverged, so that an earlier state was given back.
+
+    background: the mean of the last looks at all parts, in dB, at each look; the last is that of what was given back.
+    """
 
     reason: str = ""
     steps: int = 0
@@ -99,49 +102,61 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
 
     It ends early where the background reaches its target or improves no more, and where the loss is not finite or has
     risen to several times what it was at first. Where it improved no more, diverged, or ends above where it began, the best state
-    seen is put back.
+    seen is put back. What the last step made is looked at once more, without gradients.
 
     Args:
-        look: of a step's number, (the loss, the background's dB, the picture); it leaves the loss's gradients on the variables.
+        look: of a step's number, (the loss, the background's dB, the picture); where gradients are on, it leaves the loss's on the variables.
         on_step: called before each step's change; what it raises ends the descent.
         before: the losses of the parts that as many steps in a row see, before the first change.
     """
     variables, rounds = list(variables), len(before)
     optimiser = torch.optim.Adam(variables, lr=settings.lr)
-    outcome, kept = Outcome("all steps done", best=sum(before)), [v.detach().clone() for v in variables]
+    outcome, kept, kept_level = Outcome(best=sum(before)), [v.detach().clone() for v in variables], math.nan
     losses: deque[float] = deque(maxlen=rounds)
     firsts: deque[float] = deque(maxlen=rounds)
     levels: deque[float] = deque(maxlen=rounds)
+
+    def judge(step: Step) -> str:
+        """Why it should end here, if it should."""
+        nonlocal kept_level
+        losses.append(step.loss)
+        firsts.append(before[step.number % rounds])
+        levels.append(step.background)
+        if not sum(losses) <= DIVERGED * sum(firsts):
+            return OFF
+        if len(losses) < rounds:
+            return ""
+        known = [level for level in levels if not math.isnan(level)]
+        outcome.background.append(sum(known) / len(known) if known else math.nan)
+        if len(outcome.background) == 1:
+            kept_level = outcome.background[0]
+        if sum(losses) < outcome.best:
+            outcome.best, kept_level = sum(losses), outcome.background[-1]
+            copy_into(kept, variables)
+        if outcome.background[-1] >= settings.target:
+            return "target reached"
+        return STALLED if stalled(outcome.background, max(rounds, WARM_UP, round(PATIENCE * settings.iterations))) else ""
+
     for number in range(settings.iterations):
         optimiser.zero_grad(set_to_none=True)
-        loss, background, picture = look(number)
-        on_step(Step(number, loss, background, picture))
-        losses.append(loss)
-        firsts.append(before[number % rounds])
-        levels.append(background)
-        if not sum(losses) <= DIVERGED * sum(firsts):
-            outcome.reason = "diverged"
+        step = Step(number, *look(number))
+        on_step(step)
+        outcome.reason = judge(step)
+        if outcome.reason:
             break
-        if len(losses) == rounds:
-            if sum(losses) < outcome.best:
-                outcome.best = sum(losses)
-                copy_into(kept, variables)
-            known = [level for level in levels if not math.isnan(level)]
-            outcome.background.append(sum(known) / len(known) if known else math.nan)
-            if outcome.background[-1] >= settings.target:
-                outcome.reason = "target reached"
-                break
-            if stalled(outcome.background, max(rounds, WARM_UP, round(PATIENCE * settings.iterations))):
-                outcome.reason = STALLED
-                break
         for group in optimiser.param_groups:
             group["lr"] = settings.lr * rate(number, settings.iterations)
         optimiser.step()
         outcome.steps = number + 1
+    if settings.iterations > 0 and not outcome.reason:
+        with torch.no_grad():
+            outcome.reason = judge(Step(settings.iterations, *look(settings.iterations)))
+    outcome.reason = outcome.reason or "all steps done"
     if not sum(losses) <= WORSE * sum(firsts) or not all(torch.isfinite(v).all() for v in variables):
-        outcome.reason, outcome.restored = "diverged", True
-    if outcome.restored or outcome.reason == STALLED:
+        outcome.reason, outcome.restored = OFF, True
+    if outcome.reason in (OFF, STALLED):
         copy_into(variables, kept)
+        outcome.background += [kept_level] if outcome.background else []
     return outcome
 
 

@@ -44,7 +44,7 @@ def poisson(x_hat: Tensor, x: Tensor, m: Tensor, on_iteration: Callable[[], None
         solve = laplace_solver(region[box[1:]], on_iteration)
         for i in range(len(clone)) if len(m) == 1 else (index,):
             # Solving for the correction: it is smooth, whatever the texture of the two pictures.
-            difference = (x[i % len(x)][box] - x_hat[i][box]).double().cpu().numpy()
+            difference = (x[i % len(x)][box] - x_hat[i][box]).cpu().double().numpy()
             clone[i][box] += torch.from_numpy(solve(difference)).to(clone)
     return paste(clone.clamp(0, 1), x, m)
 
