@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import inspect
 import re
 
 import comfy.model_management
@@ -331,6 +332,14 @@ def test_when_memory_runs_out_it_starts_again_with_less_and_says_so(edit, monkey
     image, _, report = reconstruct(edit, DECODER | {"iterations": 1})
     assert "Memory ran out: started again with less." in report and torch.isfinite(image).all()
     assert len(set(attempts)) == 2 and fingerprint(edit.vae) == before
+
+
+def test_auto_tunes_with_the_defaults_that_the_node_shows():
+    from bench._nodes import defaults
+
+    shown = defaults(DecoderFinetuneReconstruct, "method", "decoder weights")
+    taken = {name: one.default for name, one in inspect.signature(reconstruction_fit.fit_decoder).parameters.items() if name in shown}
+    assert taken | {"method": "decoder weights"} == shown
 
 
 def test_a_small_budget_is_kept_by_computing_more(edit, tuned):
