@@ -15,6 +15,7 @@ import comfy.utils
 import torch
 import torch.nn.functional as functional
 from comfy.ldm.models.autoencoder import AutoencodingEngine
+from comfy.ldm.wan import vae2_2 as wan22
 from comfy.ldm.wan.vae import Resample, WanVAE
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def tail_of(vae: comfy.sd.VAE) -> Tail:
     if tail is None:
         raise ValueError(
             f"vae is a {type(module).__name__}, whose decoder cannot be tuned: use method paste, colour fit, poisson or auto, "
-            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan 2.1, HunyuanImage, HunyuanVideo)."
+            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, HunyuanImage, HunyuanVideo)."
         )
     return tail
 
@@ -65,6 +66,16 @@ def wan_tail(module: WanVAE) -> Tail:
     return sequence_tail([*module.decoder.upsamples, *module.decoder.head], picture_of)
 
 
+def wan22_tail(module: wan22.WanVAE) -> Tail:
+    """Of the video VAE that Wan 2.2 uses, for one frame. It ends with a shuffle that doubles the size, so that one more doubling is a quarter."""
+    doubling, last = module.decoder.upsamples[-2:]
+    *blocks, resample = doubling.upsamples
+    layers = [last, *module.decoder.head]
+    first = Stage(doubling, 2, 2 * sum(map(reach_of, blocks)) + reach_of(resample))
+    shuffle = Stage(lambda y: picture_of(wan22.unpatchify(y, patch_size=2)), 2)
+    return Tail(doubling, (first, *map(stage_of, layers), shuffle), nn.ModuleList([doubling, *layers]))
+
+
 def sequence_tail(layers: list[nn.Module], finish: Callable[[Tensor], Tensor]) -> Tail:
     """Of layers that follow each other, from one that doubles the size on."""
     last = layers[[i for i, layer in enumerate(layers) if isinstance(layer, DOUBLING)][-LEVELS] :]
@@ -87,7 +98,7 @@ LEVELS = 2
 # What doubles the size; of these, what convolves first and then spreads the channels over the new cells.
 DOUBLING = (ldm.Upsample, nn.Upsample, Resample, hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
 SHUFFLING = (hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
-TAILS = {AutoencodingEngine: ldm_tail, TAESD: taesd_tail, WanVAE: wan_tail}
+TAILS = {AutoencodingEngine: ldm_tail, TAESD: taesd_tail, WanVAE: wan_tail, wan22.WanVAE: wan22_tail}
 
 
 # What the host's memory management hangs on a module that it has loaded (_v, _v_weight, _pins, dynamic_vbars, ...): handles

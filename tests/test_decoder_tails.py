@@ -6,6 +6,7 @@ import comfy.ldm.audio.autoencoder
 import comfy.ldm.hunyuan3d.vae
 import comfy.ldm.models.autoencoder as autoencoders
 import comfy.ldm.wan.vae
+import comfy.ldm.wan.vae2_2
 import comfy.model_management
 import comfy.sd
 import comfy.taesd.taesd
@@ -21,6 +22,8 @@ from blended_latent_diffusion.nodes.vae import decode_of, tail_of
 
 LDM = {"double_z": True, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_resolutions": [],
        "dropout": 0.0}  # fmt: skip
+
+WAN = {"dim": 16, "z_dim": 16, "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1, "temperal_downsample": [False, True, True]}
 
 
 def sd() -> nn.Module:
@@ -45,7 +48,11 @@ def taesd() -> nn.Module:
 
 
 def wan() -> nn.Module:
-    return comfy.ldm.wan.vae.WanVAE(dim=16, z_dim=16, dim_mult=[1, 2, 2, 2], num_res_blocks=1, temperal_downsample=[False, True, True])
+    return comfy.ldm.wan.vae.WanVAE(**WAN)
+
+
+def wan22() -> nn.Module:
+    return comfy.ldm.wan.vae2_2.WanVAE(dec_dim=16, **WAN)
 
 
 # Four frames before the last stages: torch 2.11 gets the gradients of a bfloat16 convolution of two wrong on a CPU.
@@ -85,6 +92,7 @@ KINDS = {
     "flux2": (flux2, 16, 2, 16),
     "taesd": (taesd, 16, 2, 8),
     "wan": (wan, 16, 3, 8),
+    "wan 2.2": (wan22, 16, 3, 16),
     "hunyuan image": (hunyuan_image, 16, 2, 8),
     "hunyuan image refiner": (hunyuan_image_refiner, 16, 3, 16),
     "hunyuan video": (hunyuan_video, 16, 3, 8),
@@ -233,8 +241,9 @@ def test_sound_and_shapes_are_refused_by_every_method(kind, method):
 
 
 def test_a_video_latent_needs_its_frame():
+    samples = {"samples": latent("flux", 64)}
     with pytest.raises(ValueError, match="must be .batch, channels, 1, height, width. for this VAE"):
-        DecoderFinetuneReconstruct.execute({"samples": latent("flux", 64)}, vae_of("wan"), torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64), {"method": "paste"})
+        DecoderFinetuneReconstruct.execute(samples, vae_of("wan"), torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64), {"method": "paste"})
 
 
 def test_tiles_cover_what_is_wanted_and_only_that():
