@@ -46,7 +46,7 @@ def ldm_tail(module: AutoencodingEngine) -> Tail | None:
     if type(decoder) not in (ldm.Decoder, hunyuan_image.Decoder, hunyuan_video.Decoder):
         return None
     # The oldest numbers its levels from the picture on.
-    levels = [*decoder.up][:: -1 if isinstance(decoder, ldm.Decoder) else 1][-LEVELS - 1 :]
+    levels = list(reversed(decoder.up) if isinstance(decoder, ldm.Decoder) else decoder.up)[-LEVELS - 1 :]
     if any(len(getattr(level, "attn", [])) > 0 for level in levels):
         return None
     layers = [layer for level in levels for layer in [*level.block, getattr(level, "upsample", None)] if layer is not None]
