@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
 
+import comfy.ldm.hunyuan_video.vae as hunyuan_image
+import comfy.ldm.hunyuan_video.vae_refiner as hunyuan_video
 import comfy.ldm.modules.diffusionmodules.model as ldm
 import comfy.model_management
 import comfy.model_patcher
@@ -14,6 +15,7 @@ import comfy.utils
 import torch
 import torch.nn.functional as functional
 from comfy.ldm.models.autoencoder import AutoencodingEngine
+from comfy.ldm.wan import vae2_2 as wan22
 from comfy.ldm.wan.vae import Resample, WanVAE
 from comfy.taesd.taesd import TAESD
 from torch import Tensor, nn
@@ -32,56 +34,71 @@ def tail_of(vae: comfy.sd.VAE) -> Tail:
     tail = make(module) if make is not None and vae.output_channels >= 3 else None
     if tail is None:
         raise ValueError(
-            f"vae is a {type(module).__name__}, whose decoder cannot be tuned: use method paste, colour fit or poisson, "
-            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan 2.1)."
+            f"vae is a {type(module).__name__}, whose decoder cannot be tuned: use method paste, colour fit, poisson or auto, "
+            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, HunyuanImage, HunyuanVideo)."
         )
     return tail
 
 
 def ldm_tail(module: AutoencodingEngine) -> Tail | None:
-    """Of the decoders of SD, SDXL, SD3 and Flux."""
+    """Of the decoders of SD, SDXL, SD3, Flux and HunyuanImage, and for one frame of HunyuanVideo's."""
     decoder = module.decoder
-    if type(decoder) is not ldm.Decoder or decoder.carried:
+    if type(decoder) not in (ldm.Decoder, hunyuan_image.Decoder, hunyuan_video.Decoder):
         return None
-    level = min(LEVELS, len(decoder.up) - 1)
-    stages = []
-    for i in reversed(range(level + 1)):
-        up = decoder.up[i]
-        if len(up.attn) > 0:
-            return None
-        # The host's blocks want to be told that there is no time step.
-        stages += [Stage(partial(block, temb=None), reach=reach_of(block)) for block in up.block]
-        if i > 0:
-            stages.append(Stage(up.upsample, 2, reach_of(up.upsample)))
-    stages.append(Stage(lambda h: decoder.conv_out(functional.silu(decoder.norm_out(h))), reach=reach_of(decoder.conv_out)))
-    return Tail(decoder.up[level].block[0], tuple(stages), nn.ModuleList([*decoder.up[: level + 1], decoder.norm_out, decoder.conv_out]))
+    # The oldest numbers its levels from the picture on.
+    levels = list(reversed(decoder.up) if isinstance(decoder, ldm.Decoder) else decoder.up)[-LEVELS - 1 :]
+    if any(len(getattr(level, "attn", [])) > 0 for level in levels):
+        return None
+    layers = [layer for level in levels for layer in [*level.block, getattr(level, "upsample", None)] if layer is not None]
+    last = Stage(
+        lambda h: picture_of(ldm.conv_carry_causal_3d([functional.silu(decoder.norm_out(h))], decoder.conv_out)), reach=reach_of(decoder.conv_out)
+    )
+    return Tail(layers[0], (*map(stage_of, layers), last), nn.ModuleList([*layers, decoder.norm_out, decoder.conv_out]))
 
 
 def taesd_tail(module: TAESD) -> Tail:
     """Of the tiny autoencoders, whose decoder is one sequence."""
-    return sequence_tail(list(module.taesd_decoder), nn.Upsample, lambda y: y.sub(0.5).mul(2))
+    return sequence_tail(list(module.taesd_decoder), lambda y: y.sub(0.5).mul(2))
 
 
 def wan_tail(module: WanVAE) -> Tail:
     """Of the video VAEs that Qwen-Image and Wan 2.1 use, for one frame."""
-    return sequence_tail([*module.decoder.upsamples, *module.decoder.head], Resample, picture_of)
+    return sequence_tail([*module.decoder.upsamples, *module.decoder.head], picture_of)
 
 
-def sequence_tail(layers: list[nn.Module], doubling: type[nn.Module], finish: Callable[[Tensor], Tensor]) -> Tail:
-    """Of layers that follow each other; those of one type double the size."""
-    last = layers[[i for i, layer in enumerate(layers) if isinstance(layer, doubling)][-LEVELS] :]
-    stages = [Stage(layer, 2 if isinstance(layer, doubling) else 1, reach_of(layer)) for layer in last]
-    return Tail(last[0], (*stages, Stage(finish)), nn.ModuleList(last))
+def wan22_tail(module: wan22.WanVAE) -> Tail:
+    """Of the video VAE that Wan 2.2 uses, for one frame. It ends with a shuffle that doubles the size, so that one more doubling is a quarter."""
+    doubling, last = module.decoder.upsamples[-2:]
+    *blocks, resample = doubling.upsamples
+    layers = [last, *module.decoder.head]
+    first = Stage(doubling, 2, 2 * sum(map(reach_of, blocks)) + reach_of(resample))
+    shuffle = Stage(lambda y: picture_of(wan22.unpatchify(y, patch_size=2)), 2)
+    return Tail(doubling, (first, *map(stage_of, layers), shuffle), nn.ModuleList([doubling, *layers]))
+
+
+def sequence_tail(layers: list[nn.Module], finish: Callable[[Tensor], Tensor]) -> Tail:
+    """Of layers that follow each other, from one that doubles the size on."""
+    last = layers[[i for i, layer in enumerate(layers) if isinstance(layer, DOUBLING)][-LEVELS] :]
+    return Tail(last[0], (*map(stage_of, last), Stage(finish)), nn.ModuleList(last))
+
+
+def stage_of(layer: nn.Module) -> Stage:
+    """One layer by itself."""
+    grow = 2 if isinstance(layer, DOUBLING) else 1
+    return Stage(layer, grow, reach_of(layer) * (grow if isinstance(layer, SHUFFLING) else 1))
 
 
 def reach_of(layer: nn.Module) -> int:
-    """How far a layer looks, in cells of its output: half of each of its convolutions' kernels."""
+    """How far a layer looks, in the cells that it convolves: half of each of its convolutions' kernels."""
     return sum(part.kernel_size[-1] // 2 for part in layer.modules() if isinstance(part, nn.Conv2d | nn.Conv3d))
 
 
 # How often the tuned stages double the size.
 LEVELS = 2
-TAILS = {AutoencodingEngine: ldm_tail, TAESD: taesd_tail, WanVAE: wan_tail}
+# What doubles the size; of these, what convolves first and then spreads the channels over the new cells.
+DOUBLING = (ldm.Upsample, nn.Upsample, Resample, hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
+SHUFFLING = (hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
+TAILS = {AutoencodingEngine: ldm_tail, TAESD: taesd_tail, WanVAE: wan_tail, wan22.WanVAE: wan22_tail}
 
 
 # What the host's memory management hangs on a module that it has loaded (_v, _v_weight, _pins, dynamic_vbars, ...): handles

@@ -163,13 +163,14 @@ def moments_of(norm: nn.GroupNorm, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise(norm: nn.GroupNorm, mean: Tensor, reciprocal: Tensor, h: Tensor) -> Tensor:
-    """A group norm with given statistics: (B, C, H, W) -> (B, C, H, W)."""
+    """A group norm with given statistics: (B, C, ..., H, W) -> (B, C, ..., H, W)."""
     size = norm.num_channels // norm.num_groups
     gain = norm.weight * reciprocal.repeat_interleave(size)
     offset = norm.bias - mean.repeat_interleave(size) * gain
-    return torch.addcmul(offset[:, None, None].to(h), h, gain[:, None, None].to(h))
+    gain, offset = (t.to(h).view(-1, *[1] * (h.ndim - 2)) for t in (gain, offset))
+    return torch.addcmul(offset, h, gain)
 
 
 def picture_of(y: Tensor) -> Tensor:
-    """The colours of a decoder's picture, (B, 3 or more, H, W) or with frames (B, 3 or more, T, H, W): of the first frame (B, 3, H, W)."""
-    return (y[:, :, 0] if y.ndim == 5 else y)[:, :3]
+    """The colours of a decoder's picture, (B, 3 or more, H, W) or with frames (B, 3 or more, T, H, W): of the last frame (B, 3, H, W)."""
+    return (y[:, :, -1] if y.ndim == 5 else y)[:, :3]
