@@ -17,7 +17,7 @@ from ..bld import reconstruction
 from ..bld.reconstruction.objective import OnStep, Outcome, Settings, Step
 from ..bld.reconstruction.tail import Tail, settle
 from .fit_plan import GIB, TILES, Plan, affordable, make_plans
-from .vae import decode_of, give_back, latents_of, load_for_training, share_untuned, tail_of, trainable_copy
+from .vae import decode_of, give_back, latents_of, load_for_training, share_untuned, tail_of, trainable_copy, unsigned
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run(
     z_init = latents_of(copy, x) if settings.iterations > 0 else None
     x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, z_init, x * 2 - 1, mask, ring, feather, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
-    drawn = reconstruction.draw(tail, found, x, len(z), copy.process_output)
+    drawn = reconstruction.draw(tail, found, x, len(z), unsigned)
     if outcome.steps > 0:
         first = found[0].candidate
         with plan.work.autocast(copy.device):
@@ -98,7 +98,7 @@ def run(
     meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)
     result = source.expand(len(z), -1, -1, -1).clone()
     result[place] = (meet if settings.iterations > 0 else reconstruction.paste)(drawn, x, mask).to(result)
-    return result, copy.process_output(x_hat) if plan.whole else None, outcome
+    return result, unsigned(x_hat) if plan.whole else None, outcome
 
 
 def fit_latent(
@@ -112,7 +112,7 @@ def fit_latent(
         load_for_training(copy, 2 * comfy.model_management.module_size(copy.first_stage_model))
         settings = Settings(background_weight, worthwhile(iterations, background_weight, m), learning_rate)
         y, _, outcome = reconstruction.tune_latent(decode_of(copy), z, x, m, settings, show_progress(iterations, node_id))
-    return Fit(vae.process_output(y.clone()).to(vae.output_device, vae.vae_output_dtype()), vae, [f"{ending(outcome)}."])
+    return Fit(unsigned(y.clone()).to(vae.output_device, vae.vae_output_dtype()), vae, [f"{ending(outcome)}."])
 
 
 def worthwhile(iterations: int, background_weight: float, m: Tensor) -> int:

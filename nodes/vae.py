@@ -14,6 +14,7 @@ import comfy.sd
 import comfy.utils
 import torch
 import torch.nn.functional as functional
+from comfy.ldm.cascade.stage_a import StageA
 from comfy.ldm.models.autoencoder import AutoencodingEngine
 from comfy.ldm.wan import vae2_2 as wan22
 from comfy.ldm.wan.vae import Resample, WanVAE
@@ -35,7 +36,7 @@ def tail_of(vae: comfy.sd.VAE) -> Tail:
     if tail is None:
         raise ValueError(
             f"vae is a {type(module).__name__}, whose decoder cannot be tuned: use method paste, colour fit, poisson or auto, "
-            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, HunyuanImage, HunyuanVideo)."
+            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, Stable Cascade, HunyuanImage, HunyuanVideo)."
         )
     return tail
 
@@ -56,9 +57,14 @@ def ldm_tail(module: AutoencodingEngine) -> Tail | None:
     return Tail(layers[0], (*map(stage_of, layers), last), nn.ModuleList([*layers, decoder.norm_out, decoder.conv_out]))
 
 
+def stage_a_tail(module: StageA) -> Tail:
+    """Of Stable Cascade's last stage, which ends with a shuffle that doubles the size; it draws in 0..1."""
+    return sequence_tail([*module.up_blocks, *module.out_block], signed)
+
+
 def taesd_tail(module: TAESD) -> Tail:
     """Of the tiny autoencoders, whose decoder is one sequence."""
-    return sequence_tail(list(module.taesd_decoder), lambda y: y.sub(0.5).mul(2))
+    return sequence_tail(list(module.taesd_decoder), signed)
 
 
 def wan_tail(module: WanVAE) -> Tail:
@@ -89,16 +95,17 @@ def stage_of(layer: nn.Module) -> Stage:
 
 
 def reach_of(layer: nn.Module) -> int:
-    """How far a layer looks, in the cells that it convolves: half of each of its convolutions' kernels."""
-    return sum(part.kernel_size[-1] // 2 for part in layer.modules() if isinstance(part, nn.Conv2d | nn.Conv3d))
+    """How far a layer looks, in the cells that it convolves: half of each of its convolutions' kernels, a quarter where these double the size."""
+    kernels = [(part.kernel_size[-1], part.transposed) for part in layer.modules() if isinstance(part, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d)]
+    return sum(size // (4 if doubles else 2) for size, doubles in kernels)
 
 
 # How often the tuned stages double the size.
 LEVELS = 2
 # What doubles the size; of these, what convolves first and then spreads the channels over the new cells.
-DOUBLING = (ldm.Upsample, nn.Upsample, Resample, hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
+DOUBLING = (ldm.Upsample, nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle, Resample, hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
 SHUFFLING = (hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
-TAILS = {AutoencodingEngine: ldm_tail, TAESD: taesd_tail, WanVAE: wan_tail, wan22.WanVAE: wan22_tail}
+TAILS = {AutoencodingEngine: ldm_tail, StageA: stage_a_tail, TAESD: taesd_tail, WanVAE: wan_tail, wan22.WanVAE: wan22_tail}
 
 
 # What the host's memory management hangs on a module that it has loaded (_v, _v_weight, _pins, dynamic_vbars, ...): handles
@@ -149,7 +156,18 @@ def trainable_copy(vae: comfy.sd.VAE) -> comfy.sd.VAE:
 
 def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
     """The decoder as bld wants it: (B, C, ..., h, w) -> (B, 3, H, W) in -1..1."""
-    return lambda z: picture_of(vae.first_stage_model.decode(z))
+    in_range = (lambda y: y) if vae.process_input(torch.zeros(1)) < 0 else signed
+    return lambda z: in_range(picture_of(vae.first_stage_model.decode(z)))
+
+
+def signed(y: Tensor) -> Tensor:
+    """0..1 as -1..1."""
+    return y.sub(0.5).mul(2)
+
+
+def unsigned(y: Tensor) -> Tensor:
+    """What a decoder drew, in -1..1 and a little beyond, in 0..1; in place."""
+    return y.add_(1).div_(2).clamp_(0, 1)
 
 
 def latents_of(vae: comfy.sd.VAE, pictures: Tensor) -> Tensor:
