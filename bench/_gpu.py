@@ -11,7 +11,7 @@ if __name__ == "__main__":
     # Before anything else of the host: its main.py reads the command line and sets dynamic VRAM up.
     importlib.import_module("main")
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
 
 import gc  # noqa: E402
 import itertools  # noqa: E402

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
 
 import comfy.utils  # noqa: E402
 import numpy as np  # noqa: E402

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
 
 from host.pack import make_importable, use_the_device_there_is  # noqa: E402
 

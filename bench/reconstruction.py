@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # last: ComfyUI has a `nodes` too
 
 from host.pack import make_importable, use_the_device_there_is  # noqa: E402
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
 
 from host.pack import make_importable, use_the_device_there_is  # noqa: E402
 

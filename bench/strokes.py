@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: the tests import this, and ComfyUI has a `nodes` too
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
 
 from host.pack import make_importable, use_the_device_there_is  # noqa: E402
 
