@@ -55,7 +55,7 @@ LATENT = {"method": "latent", "iterations": 75, "learning_rate": 0.05, "backgrou
 CHEAP = {"paste": {"method": "paste", "feather": 0}, "colour fit": {"method": "colour fit", "feather": 0}, "Poisson": {"method": "poisson"}}
 AUTHORS = "the authors' procedure"
 COLUMNS = ("background dB", "16 px around", "worst block", "seam", "ΔE00", "inside", "time", "memory, MiB")
-# For glibc: what is freed is given back at once. Else the peak depends on what the process happens to keep, and moves by 50 MiB.
+# For glibc, to give back what is freed. Else the peak depends on what the process happens to keep, and moves by 50 MiB.
 TIDY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 # Pixels a side at which the peak of memory is taken beside the table, for these.
 SIZES, COMPARED = (SIZE, 512, 1024), ("plain decode", AUTHORS, "ours")
@@ -192,10 +192,13 @@ def table(vae, pictures: dict[str, Tensor], shares: list[float], slow: bool) -> 
 
 
 def memory(row: Row, size: int, budget: float = 0.0, steps: int = 2) -> dict[str, Any]:
-    """Peak memory in MiB beyond the loaded models, seconds, and what the node says, of one method in a process of its own."""
+    """Peak memory in MiB beyond the loaded models, seconds, and what the node says, of one method in a process of its own.
+
+    A budget is held against all that a process keeps, as a user's does; without one, what is freed is given back at once.
+    """
     settings = {"one": row.method, "share": row.share, "count": row.count, "size": size, "budget": budget, "steps": steps}
     command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in settings.items())]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | TIDY).stdout.splitlines()[-1])
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | ({} if budget else TIDY)).stdout.splitlines()[-1])
 
 
 @contextmanager
