@@ -58,7 +58,7 @@ COLUMNS = ("background dB", "16 px around", "worst block", "seam", "ΔE00", "ins
 # For glibc, to give back what is freed. Else the peak depends on what the process happens to keep, and moves by 50 MiB.
 TIDY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 # Pixels a side at which the peak of memory is taken beside the table, for these.
-SIZES, COMPARED = (SIZE, 512, 1024), ("plain decode", AUTHORS, "ours")
+LARGER, COMPARED = (512, 1024), ("plain decode", AUTHORS, "ours")
 
 
 @dataclass(frozen=True)
@@ -284,11 +284,11 @@ def main() -> None:
         rows = table(vae, pictures, [0.25] if options.quick else [0.05, 0.25, 0.5], not options.quick)
         repeated = ten_edits(vae, pictures[PHOTOS[0]])
     print(f"{'':44}" + "".join(f"{column:>15}" for column in COLUMNS))
+    peaks: dict[int, dict[str, Any]] = {SIZE: {}}
     for row, (*values, seconds) in rows.items():
-        values.append(seconds / rows[Row(row.share, AUTHORS)][-1])
-        print(f"{row.label:44}" + "".join(f"{v:15.2f}" for v in values[:-1]) + f"{values[-1]:15.4f}{memory(row, SIZE)['MiB']:15.0f}", flush=True)
-    peaks = {}
-    for size in SIZES[:1] if options.quick else SIZES:
+        ratio, peaks[SIZE][row.label] = seconds / rows[Row(row.share, AUTHORS)][-1], memory(row, SIZE)
+        print(f"{row.label:44}" + "".join(f"{v:15.2f}" for v in values) + f"{ratio:15.4f}{peaks[SIZE][row.label]['MiB']:15.0f}", flush=True)
+    for size in () if options.quick else LARGER:
         peaks[size] = {name: memory(Row(0.25, name), size) for name in COMPARED}
         told = ", ".join(f"{name} {one['MiB']:.0f} MiB" for name, one in peaks[size].items())
         print(f"peak memory, {size}x{size}, 25% mask: {told}; ours is {peaks[size]['ours']['MiB'] / peaks[size][AUTHORS]['MiB']:.2f} of theirs")

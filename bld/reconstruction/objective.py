@@ -49,7 +49,7 @@ OnStep = Callable[[Step], None]
 
 @dataclass
 class Outcome:
-    """How a descent went: why it ended, its steps, the least loss over all parts, and whether it diverged, so that an earlier state was given back.
+    """How a descent went: why it ended, its steps, and the least loss over all parts.
 
     background: the mean of the last looks at all parts, in dB, at each look; the last is that of what was given back.
     """
@@ -57,8 +57,12 @@ class Outcome:
     reason: str = ""
     steps: int = 0
     best: float = math.inf
-    restored: bool = False
     background: list[float] = field(default_factory=list)
+
+    @property
+    def restored(self) -> bool:
+        """Whether it diverged, so that an earlier state was given back."""
+        return self.reason == OFF
 
 
 def objective(y: Tensor, x_hat: Tensor, x: Tensor, m: Tensor, lam: float) -> Tensor:
@@ -153,7 +157,7 @@ def minimise(variables: Iterable[Tensor], look: Look, settings: Settings, on_ste
             outcome.reason = judge(Step(settings.iterations, *look(settings.iterations)))
     outcome.reason = outcome.reason or "all steps done"
     if not sum(losses) <= WORSE * sum(firsts) or not all(torch.isfinite(v).all() for v in variables):
-        outcome.reason, outcome.restored = OFF, True
+        outcome.reason = OFF
     if outcome.reason in (OFF, STALLED):
         copy_into(variables, kept)
         outcome.background += [kept_level] if outcome.background else []
