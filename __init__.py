@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import clip
+from .bridge.clip import models
 from .nodes.apply_mask_schedule import ApplyMaskSchedule
 from .nodes.blended_latent_ksampler import BlendedLatentKSampler
 from .nodes.clip_rank_batch import ClipRankBatch
@@ -20,7 +20,7 @@ WEB_DIRECTORY = "./js"
 
 class BlendedLatentDiffusion(ComfyExtension):
     async def on_load(self) -> None:
-        clip.register_folder()
+        models.register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -130,7 +130,7 @@ def measure(quick: bool) -> dict[str, Any]:
     """All figures."""
     import folder_paths
 
-    from blended_latent_diffusion.nodes import clip as clips
+    from blended_latent_diffusion.bridge.clip import models as clips
     from demo import loader
 
     folder_paths.add_model_folder_path(clips.FOLDER, str(loader.OPEN_CLIP))

@@ -36,8 +36,9 @@ import torch.nn.functional as functional  # noqa: E402
 from bench import edits, ranking, reconstruction  # noqa: E402 - makes the pack importable
 from bench._nodes import defaults  # noqa: E402
 from blended_latent_diffusion.bld import metrics  # noqa: E402
+from blended_latent_diffusion.bridge.vae.reconstruct import DECODER  # noqa: E402
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa: E402
-from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DECODER, DecoderFinetuneReconstruct  # noqa: E402
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
 from demo.train import common  # noqa: E402
 
 TEST, DEVELOPMENT = 190000, 160000

@@ -55,14 +55,15 @@ from bench import edits  # noqa: E402
 from bench._nodes import defaults  # noqa: E402
 from blended_latent_diffusion.bld import metrics, ranking  # noqa: E402
 from blended_latent_diffusion.bld.blending import keep_background  # noqa: E402
-from blended_latent_diffusion.nodes import sampling as host_sampling  # noqa: E402
+from blended_latent_diffusion.bridge.clip.rank import errors_of  # noqa: E402
+from blended_latent_diffusion.bridge.sampling.pruning import Pruning  # noqa: E402
+from blended_latent_diffusion.bridge.sampling.stages import stage_of_call  # noqa: E402
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler  # noqa: E402
-from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch, errors_of  # noqa: E402
+from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa: E402
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize  # noqa: E402
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader  # noqa: E402
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate  # noqa: E402
 from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates  # noqa: E402
-from blended_latent_diffusion.nodes.pruning import Pruning  # noqa: E402
 from demo import loader  # noqa: E402
 from demo.train import clip as ranker  # noqa: E402
 from demo.train import common, data, sampling, stroke_judge  # noqa: E402
@@ -101,7 +102,7 @@ def load() -> Tools:
     """The real parts, as a workflow has them."""
     import folder_paths
 
-    from blended_latent_diffusion.nodes import clip as clips
+    from blended_latent_diffusion.bridge.clip import models as clips
 
     folder_paths.add_model_folder_path(clips.FOLDER, str(loader.OPEN_CLIP))
     return Tools(*loader.load(), OpenClipLoader.execute(f"{ranker.NAME}.safetensors").args[0], stroke_judge.load())
@@ -187,7 +188,7 @@ def recording(tools: Tools, shares: set[float], seen: dict[float, torch.Tensor])
 
     def watch(args: dict) -> torch.Tensor:
         levels = args["model_options"]["transformer_options"]["sample_sigmas"]
-        due = host_sampling.stage_of_call(ends, args["sigma"], levels, args["model"].model_sampling)
+        due = stage_of_call(ends, args["sigma"], levels, args["model"].model_sampling)
         for share in ends[:due]:
             seen.setdefault(share, args["denoised"])
         return args["denoised"]

@@ -44,8 +44,8 @@ from torch import Tensor  # noqa: E402
 from bench._nodes import defaults  # noqa: E402
 from blended_latent_diffusion.bld.metrics import figures, ring_psnr  # noqa: E402
 from blended_latent_diffusion.bld.reconstruction import poisson  # noqa: E402
+from blended_latent_diffusion.bridge.vae.copies import copy_in_float32  # noqa: E402
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
-from blended_latent_diffusion.nodes.vae import copy_in_float32  # noqa: E402
 from demo import loader  # noqa: E402
 
 PHOTOS = "china.jpg", "flower.jpg"

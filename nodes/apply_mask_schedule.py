@@ -4,9 +4,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..bld.schedule import MaskSchedule
-from .checks import as_samples
-from .sampling import as_schedule, with_schedule
-from .types import CATEGORY, MaskScheduleType
+from ..bridge.checks import as_samples
+from ..bridge.latent_masks import as_schedule
+from ..bridge.sampling.stages import with_schedule
+from ..bridge.types import CATEGORY, MaskScheduleType
 
 
 class ApplyMaskSchedule(io.ComfyNode):

@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import comfy.model_management
-import comfy.utils
-import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..bld import ranking
-from .checks import as_mask, as_picture, check_batch
-from .clip import OpenClip
-from .types import CATEGORY, OpenClipType
+from ..bridge.clip.models import OpenClip
+from ..bridge.clip.rank import rank
+from ..bridge.types import CATEGORY, OpenClipType
 
 # Chosen by bench/ranking.py on the demo model.
 MIX = {"masked": 1.0, "box": 4.0, "whole": 2.0}
@@ -30,9 +25,9 @@ def _weight(scope: str) -> io.Input:
 
 
 class ClipRankBatch(io.ComfyNode):
-    """Takes lists, so that one node ranks a batch and a list of pictures of several sizes: a batch is a list of one.
+    """Its inputs are lists, so one node ranks a batch and a list of pictures of several sizes: a batch is a list of one.
 
-    Each of the pictures and latents comes back as it came: one batch as one batch, a list as a list of single ones.
+    Pictures and latents come back in the form that they came in: a batch as a batch, a list as a list of single ones.
     """
 
     @classmethod
@@ -141,198 +136,20 @@ class ClipRankBatch(io.ComfyNode):
         prompt_templates: Sequence[str] = ("none",),
         against_lettering: Sequence[bool] = (False,),
     ) -> io.NodeOutput:
-        pictures = pictures_of(images)
-        masks = one_each([row for m in mask for row in as_mask(m)], pictures, "mask")
-        sources = None if source is None else one_each(pictures_of(source, "source"), pictures, "source")
-        if latents is not None:
-            check_latents(latents, len(pictures))
-        templates = one(prompt_templates, "prompt_templates")
-        wanted = ranking.phrases(one(prompt, "prompt"), templates)
-        if not wanted:
-            raise ValueError("prompt is empty, must say what to rank by.")
-        unwanted = ranking.phrases(one(negative_prompt, "negative_prompt"), templates)
-        if one(against_lettering, "against_lettering"):
-            unwanted.append(list(ranking.LETTERING))
-        options = {key: one(value, key) for key, value in scope.items()}
-        ranker = one(clip, "clip")
-
-        errors = {} if sources is None else errors_of(pictures, sources, masks)
-        bar = comfy.utils.ProgressBar(len(pictures))
-        scores = similarity(pictures, masks, ranker, wanted, unwanted, weights_of(options), options.get("context", 0.0), lambda: bar.update(1))
-        scores = scores - one(realism_weight, "realism_weight") * sum(errors.values())
-        limits = one(top_k, "top_k"), one(min_score, "min_score")
-        best = ranking.best(scores, *limits)
-        notes = [*cuts(ranker, "prompt", wanted), *cuts(ranker, "negative_prompt", unwanted), *left_out(scores, *limits)]
-        for note in notes:
-            logging.warning("CLIP Rank Batch: %s", note)
         return io.NodeOutput(
-            [images[0][best]] if len(images) == 1 else [pictures[i][None] for i in best.tolist()],
-            [None] if latents is None else select(latents, best),
-            scores[best].tolist(),
-            best.tolist(),
-            "\n".join([*table(scores, errors), *notes]),
-        )
-
-
-def one(values: Sequence[Any], name: str) -> Any:
-    """The value of an input that counts for the whole ranking. Raises ValueError for a list of several."""
-    if len(values) != 1:
-        raise ValueError(f"{name} comes as a list of {len(values)}, must be one for all images, which are ranked together.")
-    return values[0]
-
-
-def pictures_of(batches: Sequence[Tensor], name: str = "images") -> list[Tensor]:
-    """Every picture of a list of batches, (H, W, C) each, still with what is NaN. Raises ValueError for none and for another shape."""
-    for batch in batches:
-        as_picture(batch[:1].nan_to_num(), name)
-    pictures = [picture for batch in batches for picture in batch]
-    if not pictures:
-        raise ValueError(f"{name} is empty, must hold at least one picture.")
-    if not any(map(whole, pictures)):
-        raise ValueError(f"{name} contains NaN or infinite values in every picture: look at the node that made them.")
-    return pictures
-
-
-def whole(picture: Tensor) -> bool:
-    """Whether no colour of a picture is NaN or infinite."""
-    return bool(torch.isfinite(picture[..., :3]).all())
-
-
-def one_each(extras: list[Tensor], pictures: list[Tensor], name: str) -> list[Tensor]:
-    """The mask or source of every picture, from one for all or one each. Raises ValueError for another count or size."""
-    check_batch(len(extras), len(pictures), name, "images")
-    extras = extras * (len(pictures) // len(extras))
-    for extra, picture in zip(extras, pictures, strict=True):
-        if extra.shape[:2] != picture.shape[:2]:
-            raise ValueError(
-                f"{name} is {extra.shape[1]}x{extra.shape[0]}, but images are {picture.shape[1]}x{picture.shape[0]}: give the {name} of these pictures."
+            *rank(
+                images,
+                clip,
+                prompt,
+                mask,
+                scope,
+                top_k,
+                negative_prompt,
+                latents,
+                source,
+                realism_weight,
+                min_score,
+                prompt_templates,
+                against_lettering,
             )
-    return extras
-
-
-def check_latents(latents: Sequence[dict], count: int) -> None:
-    """Raises ValueError unless there is one latent for each picture."""
-    found = sum(len(latent["samples"]) for latent in latents)
-    if found != count:
-        raise ValueError(f"latents has {found} in its batch, but images has {count}: give the latents of these pictures.")
-
-
-def weights_of(scope: dict) -> dict[str, float]:
-    """The share of each scope's score, in sum 1. Raises ValueError for a mix of nothing."""
-    if scope["scope"] != "mix":
-        return {scope["scope"]: 1.0}
-    weights = {name: scope[f"{name}_weight"] for name in ranking.SCOPES if scope[f"{name}_weight"] > 0}
-    if not weights:
-        raise ValueError("scope is mix, but all its weights are 0: give at least one scope a weight.")
-    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
-
-
-def similarity(
-    pictures: list[Tensor],
-    masks: list[Tensor],
-    clip: OpenClip,
-    wanted: list[list[str]],
-    unwanted: list[list[str]],
-    weights: dict[str, float],
-    context: float,
-    on_picture: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """Similarity of each picture with what is wanted, less that with what is not.
-
-    Pictures are judged one at a time: half-precision kernels change with the size of a batch, and so would a picture's figure.
-    Memory stays that of one picture, too.
-
-    Args:
-        pictures: (H, W, C) each, C >= 3, in 0..1.
-        masks: (H, W) each, in 0..1.
-        wanted, unwanted: groups of phrases, see `ranking.phrases`; each group weighs the same. Nothing may be unwanted.
-        weights: of the scopes.
-        context: of scope box.
-        on_picture: called after each picture.
-
-    Returns: (N,), float32 on the CPU, NaN for a picture with NaN. Raises ValueError where CLIP itself gives NaN.
-    """
-    clip.load()
-    texts = [embed(clip, groups) for groups in (wanted, unwanted) if groups]
-    device = clip.patcher.load_device
-    shares = torch.tensor(list(weights.values()))
-    scores = torch.full((len(pictures),), torch.nan)
-    for index, (picture, m) in enumerate(zip(pictures, masks, strict=True)):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if whole(picture):
-            x_hat = as_picture(picture[None].to(device))[0]
-            views = [ranking.view(x_hat, m.to(device), scope, clip.size, context, clip.interpolation) for scope in weights]
-            seen = clip.embed_images(torch.stack(views))
-            wish, *rest = (ranking.cosine(seen, text).cpu() for text in texts)
-            scores[index] = ((wish - sum(rest)) * shares).sum()
-            if not torch.isfinite(scores[index]):
-                raise ValueError(f"clip {clip.name} gives no finite embedding in {clip.dtype}: its weights are damaged, choose another.")
-        on_picture()
-    return scores
-
-
-def embed(clip: OpenClip, groups: list[list[str]]) -> Tensor:
-    """One embedding, (E,), for groups of phrases."""
-    return ranking.ensemble(torch.stack([ranking.ensemble(clip.embed_text(group)) for group in groups]))
-
-
-def errors_of(pictures: list[Tensor], sources: list[Tensor], masks: list[Tensor]) -> dict[str, Tensor]:
-    """Each of `ranking.ERRORS` for each picture, (N,), NaN for a picture with NaN."""
-    errors = {name: torch.full((len(pictures),), torch.nan) for name in ranking.ERRORS}
-    for index, (picture, source, m) in enumerate(zip(pictures, sources, masks, strict=True)):
-        if whole(picture):
-            x_hat, x = (as_picture(image[None].cpu(), name)[0] for image, name in ((picture, "images"), (source, "source")))
-            for name, error in ranking.ERRORS.items():
-                errors[name][index] = error(x_hat, x, m.cpu())
-    return errors
-
-
-def select(latents: Sequence[dict], index: Tensor) -> list[dict]:
-    """The LATENTs of some candidates in that order: one for one that was given, else a list of single ones."""
-    if len(latents) == 1:
-        return [rows_of(latents[0], index)]
-    places = [(latent, row) for latent in latents for row in range(len(latent["samples"]))]
-    return [rows_of(latent, torch.tensor([row])) for latent, row in (places[i] for i in index.tolist())]
-
-
-def rows_of(latent: dict, index: Tensor) -> dict:
-    """The LATENT of some of its batch, in that order, with the noise masks and batch indices of those."""
-    out = {**latent, "samples": latent["samples"][index]}
-    if "noise_mask" in latent and len(latent["noise_mask"]) > 1:
-        # A shorter batch of masks is repeated by the host.
-        out["noise_mask"] = latent["noise_mask"][index % len(latent["noise_mask"])]
-    if "batch_index" in latent:
-        out["batch_index"] = [latent["batch_index"][i] for i in index.tolist()]
-    return out
-
-
-def table(scores: Tensor, errors: dict[str, Tensor]) -> list[str]:
-    """The whole ranking, a line a candidate, then what was measured against the source."""
-    order = ranking.order(scores).tolist()
-    lines = [f"{rank}. candidate {index}: {scores[index]:.4f}" for rank, index in enumerate(order, 1)]
-    if errors:
-        measured = {index: ", ".join(f"{name} error {error[index]:.4f}" for name, error in errors.items()) for index in order}
-        lines += [f"candidate {index} against the source: {text}" for index, text in measured.items()]
-    return lines
-
-
-def cuts(clip: OpenClip, name: str, groups: list[list[str]]) -> list[str]:
-    """A sentence for each line that is longer than CLIP's context, with the last words that it reads."""
-    notes = []
-    for group in groups:
-        short = next((kept for phrase in group if (kept := clip.kept(phrase)) != phrase), None)
-        if short is not None:
-            notes.append(f'{name} was cut after "... {" ".join(short.split()[-6:])}": the clip reads no further.')
-    return notes
-
-
-def left_out(scores: Tensor, top_k: int, min_score: float) -> list[str]:
-    """A sentence for each thing about the choice that may surprise."""
-    notes = [f"candidate {index} contains NaN or infinite values, so it comes last." for index in torch.nonzero(scores.isnan()).flatten().tolist()]
-    if top_k > len(scores):
-        notes.append(f"top_k is {top_k}, but there are only {len(scores)} candidates.")
-    if not (scores >= min_score).any():
-        notes.append(f"no candidate reaches min_score {min_score:g}: the best is returned all the same.")
-    elif min_score > ranking.NO_MIN_SCORE:
-        notes.append(f"{int((scores >= min_score).sum())} of {len(scores)} candidates reach min_score {min_score:g}.")
-    return notes
+        )

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import logging
-
 from comfy.sd import VAE
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bld import masks
-from .checks import as_mask, as_samples
-from .latent_mask import of_latent, sets_of_frames
-from .sampling import noise_mask
-from .types import CATEGORY
+from ..bridge.checks import as_mask
+from ..bridge.latent_masks import resize_for
+from ..bridge.types import CATEGORY
 
 
 class LatentMaskResize(io.ComfyNode):
@@ -66,38 +63,5 @@ class LatentMaskResize(io.ComfyNode):
     def execute(
         cls, mask: Tensor, latent: dict, mode: str = "max", threshold: float = 0.5, invert: bool = False, vae: VAE | None = None
     ) -> io.NodeOutput:
-        mask = as_mask(mask)
-        samples = as_samples(latent)
-        sets, ratio = sets_of_frames(len(mask), latent, vae)
-        if invert:
-            mask = 1 - mask
-        part = masks.as_encoded(mask, tuple(samples.shape[-2:]))
-        small = of_latent(part, samples, sets, ratio, mode, threshold)
-        report = cls.report(mask, part.unflatten(0, (sets, -1)), small, ratio, mode)
-        small = small.flatten(0, 1)
-        masked = {**latent, "noise_mask": noise_mask(small, samples)}
+        small, masked, report = resize_for(as_mask(mask), latent, mode, threshold, invert, vae)
         return io.NodeOutput(small, masked, report, ui=ui.PreviewMask(small))
-
-    @staticmethod
-    def report(mask: Tensor, part: Tensor, small: Tensor, ratio: int, mode: str) -> str:
-        """mask: (B, H, W) as it came; part: (sets, frames, H, W), what VAE Encode leaves of it; small: (sets, latent frames, h, w)."""
-        spread = masks.spread_frames(small, ratio)
-        frames = min(part.shape[1], spread.shape[1])
-        part, spread = part[:, :frames].flatten(0, 1), spread[:, :frames].flatten(0, 1)
-        report = "".join(
-            [
-                f"{mask.shape[-1]}x{mask.shape[-2]}",
-                f", cropped to {part.shape[-1]}x{part.shape[-2]} as by VAE Encode," if part.shape[-2:] != mask.shape[-2:] else "",
-                f" to {small.shape[-1]}x{small.shape[-2]}",
-                f", {len(mask)} frames to {small.shape[0] * small.shape[1]}" if small.shape[1] > 1 else "",
-                f" without the last {len(mask) // small.shape[0] - frames}, as by VAE Encode" if len(mask) > len(part) else "",
-                f", mode {mode}: ",
-            ]
-        )
-        pixels, strokes = masks.dropped(part, spread)
-        if pixels == 0:
-            return report + f"every painted pixel kept, {float((small > 0).float().mean()):.1%} of the latent masked."
-        report += f"{pixels} of {int((part > 0).sum())} painted pixels and {strokes} whole strokes dropped; mode max keeps them."
-        if strokes:
-            logging.warning("Latent Mask Resize, %s", report)
-        return report

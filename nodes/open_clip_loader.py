@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from . import clip
-from .types import CATEGORY, OpenClipType
+from ..bridge.clip import models
+from ..bridge.types import CATEGORY, OpenClipType
 
 
 class OpenClipLoader(io.ComfyNode):
@@ -18,9 +18,9 @@ class OpenClipLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "clip_name",
-                    options=[*clip.files(), *clip.tags()],
+                    options=[*models.files(), *models.tags()],
                     tooltip="A .safetensors of models/open_clip, with its open_clip config (same name, .json) beside it, or named by its architecture, "
-                    f"such as ViT-B-16-quickgelu.safetensors; or one of open_clip's pretrained models. The paper: {clip.PAPER}.",
+                    f"such as ViT-B-16-quickgelu.safetensors; or one of open_clip's pretrained models. The paper: {models.PAPER}.",
                 ),
                 io.Boolean.Input(
                     "download",
@@ -37,14 +37,14 @@ class OpenClipLoader(io.ComfyNode):
         """Before anything runs: a batch that was drawn for nothing is worse than a refused prompt. Linked values are None here."""
         if clip_name is None:
             return True
-        if clip_name not in (*clip.files(), *clip.tags()):
+        if clip_name not in (*models.files(), *models.tags()):
             return f"clip_name is {clip_name}, which is neither in models/open_clip nor one of the pretrained models."
         try:
-            clip.recipe(clip_name).check(download is not False)
+            models.recipe(clip_name).check(download is not False)
         except (ValueError, ImportError) as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, clip_name: str, download: bool = False) -> io.NodeOutput:
-        return io.NodeOutput(clip.load(clip_name, download))
+        return io.NodeOutput(models.load(clip_name, download))

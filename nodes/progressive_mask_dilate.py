@@ -4,9 +4,9 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bld import masks, schedule
-from .checks import as_mask
-from .preview import stages_over_time
-from .types import CATEGORY, MaskScheduleType
+from ..bridge.checks import as_mask
+from ..bridge.schedule_picture import stages_over_time
+from ..bridge.types import CATEGORY, MaskScheduleType
 
 
 class ProgressiveMaskDilate(io.ComfyNode):

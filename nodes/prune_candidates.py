@@ -1,22 +1,14 @@
 from __future__ import annotations
 
-import logging
-
 import comfy.sd
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..bld import ranking
-from .checks import as_mask
-from .clip import OpenClip
-from .clip_rank_batch import cuts, similarity
-from .pruning import Pruning
-from .types import CATEGORY, OpenClipType, PruningType
-from .vae import cropped
-
-CONTEXT = 0.25
-# Cells of a latent beyond what is judged: a decoder looks at its neighbours.
-NEIGHBOURS = 2
+from ..bridge.clip.judge import judge_of
+from ..bridge.clip.models import OpenClip
+from ..bridge.sampling.pruning import Pruning
+from ..bridge.types import CATEGORY, OpenClipType, PruningType
 
 
 class PruneCandidates(io.ComfyNode):
@@ -78,36 +70,5 @@ class PruneCandidates(io.ComfyNode):
         at_least: int = 2,
         scope: str = "box",
     ) -> io.NodeOutput:
-        wanted = ranking.phrases(prompt)
-        if not wanted:
-            raise ValueError("prompt is empty, must say what to judge by.")
-        for note in cuts(clip, "prompt", wanted):
-            logging.warning("Prune Candidates: %s", note)
-        mask = cropped(as_mask(mask), vae)
-        if len(mask) != 1:
-            raise ValueError(f"mask has {len(mask)} in its batch, must be one for all candidates.")
-
-        def judge(z: Tensor) -> Tensor:
-            scale = vae.spacial_compression_decode()
-            height, width = (scale * side for side in z.shape[-2:])
-            if (height, width) != mask.shape[1:]:
-                raise ValueError(f"mask is {mask.shape[2]}x{mask.shape[1]}, but candidates decode to {width}x{height}: give the mask of the source.")
-            rows, columns = cells_to_see(mask[0], scope, scale)
-            # One at a time, as they are judged: it takes the memory of one, and on a CPU less time.
-            pictures = [vae.decode(one).flatten(0, -4)[0] for one in z[..., rows, columns].split(1)]
-            seen = mask[0, rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale]
-            return similarity(pictures, [seen] * len(pictures), clip, wanted, [], {scope: 1.0}, CONTEXT)
-
         shares = tuple(share for share in (start + interval * one for one in range(rounds)) if share < 1)
-        return io.NodeOutput(Pruning(judge, shares, keep, at_least))
-
-
-def cells_to_see(m: Tensor, scope: str, scale: int) -> tuple[slice, slice]:
-    """Rows and columns of a latent that have to be decoded to judge by this scope: all, or the box of the mask (H, W) and NEIGHBOURS around it."""
-    box = ranking.mask_box(m, CONTEXT) if scope == "box" else (slice(None), slice(None))
-    edges = (pixels.indices(side) for pixels, side in zip(box, m.shape, strict=True))
-    rows, columns = (
-        slice(max(0, start // scale - NEIGHBOURS), min(side // scale, -(-stop // scale) + NEIGHBOURS))
-        for (start, stop, _), side in zip(edges, m.shape, strict=True)
-    )
-    return rows, columns
+        return io.NodeOutput(Pruning(judge_of(clip, vae, prompt, mask, scope), shares, keep, at_least))

@@ -12,7 +12,9 @@ from torch import Tensor
 from blended_latent_diffusion.bld.reconstruction.decoder import Part, Work, draw, look_at, tune_decoder
 from blended_latent_diffusion.bld.reconstruction.objective import Outcome, Settings, Step
 from blended_latent_diffusion.bld.reconstruction.tail import Stage, Tail, h_of
-from blended_latent_diffusion.nodes.vae import decode_of, tail_of, trainable_copy
+from blended_latent_diffusion.bridge.vae.copies import trainable_copy
+from blended_latent_diffusion.bridge.vae.pixels import decode_of
+from blended_latent_diffusion.bridge.vae.tails import tail_of
 
 SIDE, RING = 96, 6
 WHOLE = Work(1 << 20)

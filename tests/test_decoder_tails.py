@@ -18,8 +18,9 @@ from torch import nn
 from blended_latent_diffusion.bld.reconstruction.crop import tiles_over
 from blended_latent_diffusion.bld.reconstruction.decoder import draw, look_at
 from blended_latent_diffusion.bld.reconstruction.tail import enter, held
+from blended_latent_diffusion.bridge.vae.pixels import decode_of
+from blended_latent_diffusion.bridge.vae.tails import tail_of
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
-from blended_latent_diffusion.nodes.vae import decode_of, tail_of
 
 LDM = {"double_z": True, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_resolutions": [],
        "dropout": 0.0}  # fmt: skip

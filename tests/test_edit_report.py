@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from blended_latent_diffusion.bld.metrics import figures
-from blended_latent_diffusion.nodes.edit_report import MOST_DB, EditReport, error_picture
+from blended_latent_diffusion.bridge.edit_report import MOST_DB, error_picture
+from blended_latent_diffusion.nodes.edit_report import EditReport
 from conftest import picture
 
 NAMES = ["background_psnr", "worst_block", "seam", "colour_shift", "colour_shift_p95"]

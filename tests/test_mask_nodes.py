@@ -8,8 +8,8 @@ import torch
 from comfy.nested_tensor import NestedTensor
 
 from blended_latent_diffusion.bld import masks
+from blended_latent_diffusion.bridge.schedule_picture import CAPTION, COLUMNS, TILE, captions, stages_over_time
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
-from blended_latent_diffusion.nodes.preview import CAPTION, COLUMNS, TILE, captions, stages_over_time
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 
 LATENT = {"samples": torch.zeros(2, 4, 12, 20), "batch_index": [0, 1]}

@@ -24,8 +24,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from blended_latent_diffusion.nodes import clip as clips
-from blended_latent_diffusion.nodes.clip_rank_batch import similarity
+from blended_latent_diffusion.bridge.clip import models as clips
+from blended_latent_diffusion.bridge.clip.similarity import similarity
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}

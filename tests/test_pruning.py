@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from blended_latent_diffusion.bld import ranking
-from blended_latent_diffusion.nodes import clip as clips
+from blended_latent_diffusion.bridge.clip import models as clips
+from blended_latent_diffusion.bridge.clip.similarity import similarity
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
-from blended_latent_diffusion.nodes.clip_rank_batch import similarity
 from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
 from conftest import Edit, watched
 

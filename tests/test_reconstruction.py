@@ -17,9 +17,10 @@ from blended_latent_diffusion.bld import reconstruction
 from blended_latent_diffusion.bld.edges import depth, nearby
 from blended_latent_diffusion.bld.metrics import background_psnr, seam
 from blended_latent_diffusion.bld.reconstruction.objective import objective
-from blended_latent_diffusion.nodes import fit_plan, reconstruction_fit
+from blended_latent_diffusion.bridge.vae import fit, plan
+from blended_latent_diffusion.bridge.vae.copies import copy_in_float32, load_for_training, trainable_copy
+from blended_latent_diffusion.bridge.vae.pixels import decode_of
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
-from blended_latent_diffusion.nodes.vae import copy_in_float32, decode_of, load_for_training, trainable_copy
 from conftest import Edit
 
 FIT = {"iterations": 20, "learning_rate": 1e-3, "background_weight": 100.0}
@@ -286,7 +287,7 @@ class Crash(RuntimeError):
 @pytest.mark.parametrize("method", [DECODER, LATENT], ids=["decoder", "latent"])
 def test_a_crash_inside_backward_leaves_the_vae_alone(edit, plain, method, monkeypatch):
     before = fingerprint(edit.vae)
-    real = reconstruction_fit.trainable_copy
+    real = fit.trainable_copy
 
     def crash(*_):
         raise Crash
@@ -296,8 +297,8 @@ def test_a_crash_inside_backward_leaves_the_vae_alone(edit, plain, method, monke
         copy.first_stage_model.decoder.conv_out.register_full_backward_hook(crash)
         return copy
 
-    monkeypatch.setattr(reconstruction_fit, "trainable_copy", copied)
-    monkeypatch.setattr(reconstruction_fit, "make_plans", plans_without_a_step(monkeypatch))
+    monkeypatch.setattr(fit, "trainable_copy", copied)
+    monkeypatch.setattr(fit, "make_plans", plans_without_a_step(monkeypatch))
     with pytest.raises(Crash):
         reconstruct(edit, method)
     assert fingerprint(edit.vae) == before
@@ -307,11 +308,11 @@ def test_a_crash_inside_backward_leaves_the_vae_alone(edit, plain, method, monke
 
 def plans_without_a_step(monkeypatch: pytest.MonkeyPatch):
     """The plans, without the backward pass that measures memory."""
-    real = reconstruction_fit.make_plans
+    real = fit.make_plans
 
     def plans(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(fit_plan, "step_bytes", lambda *_: 1)
+            patch.setattr(plan, "step_bytes", lambda *_: 1)
             return real(*arguments)
 
     return plans
@@ -338,7 +339,7 @@ def test_auto_tunes_with_the_defaults_that_the_node_shows():
     from bench._nodes import defaults
 
     shown = defaults(DecoderFinetuneReconstruct, "method", "decoder weights")
-    taken = {name: one.default for name, one in inspect.signature(reconstruction_fit.fit_decoder).parameters.items() if name in shown}
+    taken = {name: one.default for name, one in inspect.signature(fit.fit_decoder).parameters.items() if name in shown}
     assert taken | {"method": "decoder weights"} == shown
 
 

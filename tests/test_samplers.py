@@ -13,10 +13,10 @@ from comfy.cli_args import LatentPreviewMethod
 from test_decoder_tails import vae_of
 from torch import Tensor
 
+from blended_latent_diffusion.bridge.sampling.candidates import in_chunks, of_rows
+from blended_latent_diffusion.bridge.sampling.pixel_blend import blend_of
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
-from blended_latent_diffusion.nodes.candidates import in_chunks, of_rows
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
-from blended_latent_diffusion.nodes.pixel_blend import blend_of
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from conftest import Edit, watched
 

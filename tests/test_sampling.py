@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from blended_latent_diffusion.nodes import blended_latent_ksampler, candidates
+from blended_latent_diffusion.bridge.sampling import candidates
+from blended_latent_diffusion.bridge.sampling import sampler as sampler_room
 from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
@@ -195,7 +196,7 @@ def test_the_background_is_exact(edit, sampler, noise):
 @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "uni_pc"])
 def test_the_sampler_itself_comes_back_to_the_source(edit, sampler, monkeypatch):
     """Without the last, exact blend: it only removes what rounding leaves, and the noise of level 0.001 where uni_pc ends."""
-    monkeypatch.setattr(blended_latent_ksampler, "keep_background", lambda z, z_init, m: z)
+    monkeypatch.setattr(sampler_room, "keep_background", lambda z, z_init, m: z)
     out = sample(edit, 4, sampler, "normal", mask_schedule=shrinking(edit))
     outside = (out["noise_mask"] == 0).expand_as(out["samples"])
     assert apart(edit, out["samples"] * outside, edit.latent["samples"] * outside) < 1e-2

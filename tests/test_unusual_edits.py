@@ -14,8 +14,9 @@ from PIL import Image
 from test_decoder_tails import latent, vae_of
 from torch import Tensor
 
-from blended_latent_diffusion.nodes import reconstruction_fit
-from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import METHODS, DecoderFinetuneReconstruct
+from blended_latent_diffusion.bridge.vae import fit
+from blended_latent_diffusion.bridge.vae.reconstruct import METHODS
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 
 SIDE = 48
 FIT = {"iterations": 3, "learning_rate": 1e-3, "background_weight": 100.0}
@@ -124,7 +125,7 @@ def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_
     """With sources whose latents are the edits', so that the picture and the tuned VAE differ by the join alone."""
     z, x = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6)]), source(3)
     m = torch.cat([torch.zeros(1, SIDE, SIDE), box(), box(8, 24, 24, 48)])
-    monkeypatch.setattr(reconstruction_fit, "latents_of", lambda vae, pictures: z[: len(pictures)])
+    monkeypatch.setattr(fit, "latents_of", lambda vae, pictures: z[: len(pictures)])
     image, tuned, _ = run(vae, DECODER, z, x, m)
     with torch.inference_mode():
         again = tuned.decode(z)

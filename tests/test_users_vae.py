@@ -16,9 +16,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from blended_latent_diffusion.bld import reconstruction
+from blended_latent_diffusion.bridge.comfy_internals import out_of_memory
+from blended_latent_diffusion.bridge.vae.tails import tail_of
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
-from blended_latent_diffusion.nodes.reconstruction_fit import out_of_memory
-from blended_latent_diffusion.nodes.vae import tail_of
 
 FIT = {"iterations": 2, "learning_rate": 1e-3, "background_weight": 100.0}
 METHODS = {

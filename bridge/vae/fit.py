@@ -1,8 +1,7 @@
-"""The fits on the host: a copy of the user's VAE, what to do when memory runs out, progress and Cancel."""
+"""The two fits in ComfyUI, of the decoder and of the latent: a copy of the user's VAE, steps down when memory runs out, progress and Cancel."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,16 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..bld import reconstruction
-from ..bld.reconstruction.objective import OnStep, Outcome, Settings, Step
-from ..bld.reconstruction.tail import Tail, settle
-from .fit_plan import GIB, TILES, Plan, affordable, make_plans
-from .vae import decode_of, give_back, latents_of, load_for_training, share_untuned, tail_of, trainable_copy, unsigned
+from ...bld import reconstruction
+from ...bld.reconstruction.objective import OnStep, Outcome, Settings, Step
+from ...bld.reconstruction.tail import Tail, settle
+from ..comfy_internals import out_of_memory, show_text
+from .copies import give_back, load_for_training, share_untuned, trainable_copy
+from .pixels import decode_of, latents_of, unsigned
+from .plan import GIB, TILES, Plan, affordable, make_plans
+from .tails import tail_of
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The pictures (B, 3, H, W) in 0..1, the VAE to draw them again, what there is to say, and the plain decode where it was made on the way."""
+    """The pictures (B, 3, H, W) in 0..1, the VAE that draws them again, remarks for the report, and the plain decode if it was made on the way."""
 
     picture: Tensor
     vae: comfy.sd.VAE
@@ -44,14 +46,14 @@ def fit_decoder(
     feather: int = 8,
     node_id: str | None = None,
 ) -> Fit:
-    """Tunes a copy's decoder on the mask's surroundings. z as `as_image_samples` gives it, source (B or 1, 3, H, W), m (B or 1, H, W)."""
+    """Tunes the decoder of a copy on the mask's surroundings. z: as `as_image_samples` returns it; source: (B or 1, 3, H, W); m: (B or 1, H, W)."""
     tail_of(vae)
     if not (m > 0).any():
         return Fit(source.expand(len(z), -1, -1, -1).clone(), vae, ["The mask is empty: the source as it is."])
     with torch.inference_mode(False), torch.enable_grad():
         copy = trainable_copy(vae)
         tail = tail_of(copy)
-        # What arrives was made in inference mode, where autograd cannot save it: clones can be.
+        # The inputs were made in inference mode, so autograd cannot save them. It can save clones.
         z, source, m = (t.clone().float() for t in (z, source, m))
         load_for_training(copy, 0)
         plans = make_plans(copy, tail, z, m, surroundings)
@@ -68,7 +70,7 @@ def fit_decoder(
                 if not out_of_memory(error) or number == len(plans) - 1:
                     raise
                 remarks = ["Memory ran out: started again with less."]
-            # Outside the handler, which holds on to all that the failed attempt had made.
+            # Outside the handler, which holds on to everything that the failed attempt made.
             tail.modules.load_state_dict(before)
             comfy.model_management.soft_empty_cache()
         give_back(copy, vae)
@@ -80,12 +82,12 @@ def fit_decoder(
 def run(
     copy: comfy.sd.VAE, tail: Tail, z: Tensor, source: Tensor, m: Tensor, ring: int, feather: int, settings: Settings, plan: Plan, on_step: OnStep
 ) -> tuple[Tensor, Tensor | None, Outcome]:
-    """One attempt within a plan: pictures (B, 3, H, W) in 0..1 on the source's device, and the plain decode if the plan has it."""
+    """One attempt within a plan: pictures (B, 3, H, W) in 0..1 on the source's device, and the plain decode if the plan makes it."""
     rows, columns = plan.view
     scale = source.shape[-1] // z.shape[-1]
     place = (..., *(slice(cells.start * scale, cells.stop * scale) for cells in plan.view))
     seen, x, mask = z[..., rows, columns].to(copy.device), source[place].to(copy.device), m[place].to(copy.device)
-    # Without a fit the edit is left as it was drawn.
+    # Without a fit, the edit stays as it was drawn.
     z_init = latents_of(copy, x) if settings.iterations > 0 else None
     x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, z_init, x * 2 - 1, mask, ring, feather, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
@@ -94,7 +96,7 @@ def run(
         first = found[0].candidate
         with plan.work.autocast(copy.device):
             settle(decode_of(copy), tail, seen[first : first + 1], found[0].statistics)
-    # What little the tuned picture is off along the edge is spread over the mask.
+    # The small error that is left along the edge is spread over the mask.
     meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)
     result = source.expand(len(z), -1, -1, -1).clone()
     result[place] = (meet if settings.iterations > 0 else reconstruction.paste)(drawn, x, mask).to(result)
@@ -104,7 +106,7 @@ def run(
 def fit_latent(
     z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, iterations: int, learning_rate: float, background_weight: float, node_id: str | None = None
 ) -> Fit:
-    """Tunes the latent, on the whole picture. Arguments as for `fit_decoder`."""
+    """Tunes the latent on the whole picture. Same arguments as `fit_decoder`."""
     tail_of(vae)
     with torch.inference_mode(False), torch.enable_grad():
         copy = trainable_copy(vae)
@@ -116,23 +118,18 @@ def fit_latent(
 
 
 def worthwhile(iterations: int, background_weight: float, m: Tensor) -> int:
-    """How many steps: none without a background that counts, since the edit is there already."""
+    """How many steps to run: none if no background counts, since the edit is there already."""
     return iterations if background_weight > 0 and (m == 0).any() else 0
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says so: the host knows those of GPUs, not those of the CPU."""
-    return comfy.model_management.is_oom(error) or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def ending(outcome: Outcome) -> str:
-    """How many steps there were, and why no more."""
+    """How many steps ran, and why they ended."""
     remedy = ": the best state was put back; try a lower learning_rate" if outcome.restored else ""
     return f"{outcome.steps} steps, {outcome.reason}{remedy}"
 
 
 def describe(outcome: Outcome, plan: Plan) -> str:
-    """In words, for the report."""
+    """The fit in words, for the report."""
     parts = [ending(outcome)]
     if outcome.background:
         parts.append(f"the decoder's picture of the mask's surroundings came from {outcome.background[0]:.1f} to {outcome.background[-1]:.1f} dB")
@@ -147,7 +144,7 @@ def describe(outcome: Outcome, plan: Plan) -> str:
 
 
 def show_progress(iterations: int, node_id: str | None) -> OnStep:
-    """Progress bar with a live picture, step, loss and background dB; lets Cancel through at every step."""
+    """A progress bar with a live picture, step, loss and background dB. Cancel works at every step."""
     bar = comfy.utils.ProgressBar(iterations)
 
     def on_step(step: Step) -> None:
@@ -157,13 +154,6 @@ def show_progress(iterations: int, node_id: str | None) -> OnStep:
             pixels = ((step.picture[0].movedim(0, -1).float().clamp(-1, 1) + 1) * 127.5).byte().cpu().numpy()
             preview = ("JPEG", Image.fromarray(pixels), 512)
         bar.update_absolute(step.number + 1, iterations, preview)
-        tell(f"step {step.number + 1} of {iterations}, loss {step.loss:.3g}, background {step.background:.1f} dB", node_id)
+        show_text(f"step {step.number + 1} of {iterations}, loss {step.loss:.3g}, background {step.background:.1f} dB", node_id)
 
     return on_step
-
-
-def tell(text: str, node_id: str | None) -> None:
-    """Shows a text on the node, where a server runs."""
-    server = sys.modules.get("server")
-    if node_id is not None and server is not None and getattr(server.PromptServer, "instance", None) is not None:
-        server.PromptServer.instance.send_progress_text(text, node_id)

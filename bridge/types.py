@@ -1,4 +1,4 @@
-"""Types that travel between our nodes, and the category they stand in."""
+"""The socket types that travel between our nodes, and the category of the nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fit of the decoder will take, and how it is cut to the memory there is: found out before its first step."""
+"""How much memory a fit of the decoder needs, and how to cut it to the memory there is. Known before the first step."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ..bld.edges import nearby
-from ..bld.reconstruction.crop import Box, span
-from ..bld.reconstruction.decoder import Work
-from ..bld.reconstruction.memory import peak_bytes
-from ..bld.reconstruction.objective import trainable
-from ..bld.reconstruction.tail import Tail, enter
-from .vae import decode_of, latents_of
+from ...bld.edges import nearby
+from ...bld.reconstruction.crop import Box, span
+from ...bld.reconstruction.decoder import Work
+from ...bld.reconstruction.memory import peak_bytes
+from ...bld.reconstruction.objective import trainable
+from ...bld.reconstruction.tail import Tail, enter
+from .pixels import decode_of, latents_of
 
 GIB = 1 << 30
-# Cells of the latent around the mask's surroundings, where the whole picture's decode does not fit: enough for the decoder's middle to see.
+# Latent cells around the mask's surroundings, if the whole picture does not fit: enough for the decoder's middle to see.
 CONTEXT = 12
 # Sides of a small latent, to measure memory on.
 PROBES = 8, 16
-# Bytes that kernels and threads take once, whatever the size.
+# Bytes that kernels and threads take once, at any size.
 RUNTIME = 256 << 20
-# Pixels a side, from the cheapest in time to the smallest.
+# Pixels per side, from the fastest to the smallest.
 TILES = 1 << 20, 1024, 512, 256, 128, 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of the latent that are decoded, and how the fit is cut; `bytes` is what that takes at most."""
+    """The latent cells that are decoded, and how the fit is cut. `bytes` is the most that this takes."""
 
     view: Box
     whole: bool
@@ -42,18 +42,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes: so many at once, and so many for each pixel."""
+    """Bytes: a fixed part and a part for each pixel."""
 
     fixed: float
     pixel: float
 
     def of(self, pixels: int) -> float:
-        """For so many pixels."""
+        """The bytes for this many pixels."""
         return self.fixed + self.pixel * pixels
 
 
 def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) -> list[Plan]:
-    """The ways to fit, the fastest first; each takes less memory than the one before."""
+    """The ways to run the fit, fastest first. Each takes less memory than the one before."""
     scale = m.shape[-1] // z.shape[-1]
     frame = tuple(slice(0, side) for side in z.shape[-2:])
     near = box_of(nearby(m, ring).amax((0, 1)) > 0, scale)
@@ -69,7 +69,7 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) 
     plans: list[Plan] = []
     for view in (frame, around):
         pixels = scale**2 * area(view)
-        # Of each candidate; and what the tail gets for one source.
+        # For each candidate; and the tail's input for one source.
         pictures = len(z) * (4 * 12 * pixels + (stored + 5 * 12) * scale**2 * area(near)) + stored * pixels
         for tile in TILES:
             sides = [min(tile, scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in near]
@@ -83,9 +83,9 @@ def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) 
 
 
 def affordable(plans: list[Plan], memory_budget: float, free: float) -> list[Plan]:
-    """Those that the budget in GiB allows, or without one nine tenths of the free bytes; of these at least the last.
+    """The plans that fit into the budget in GiB, or into nine tenths of the free bytes if it is 0; in that case at least the last one.
 
-    Raises ValueError where a given budget allows none.
+    Raises ValueError if a budget allows none.
     """
     fitting = [plan for plan in plans if plan.bytes <= (memory_budget * GIB or 0.9 * free)]
     if not fitting and memory_budget > 0:
@@ -94,7 +94,7 @@ def affordable(plans: list[Plan], memory_budget: float, free: float) -> list[Pla
 
 
 def box_of(wanted: Tensor, scale: int) -> Box:
-    """The cells that hold what is wanted, (H, W) of bool."""
+    """The cells that hold all True pixels of (H, W)."""
     return tuple(slice(*span(wanted.any(axis), scale)) for axis in (1, 0))
 
 
@@ -105,7 +105,7 @@ def area(box: Box) -> int:
 
 @dataclass(frozen=True)
 class Probe:
-    """A small picture, decoded and encoded to see what that takes. h: what the tail gets for it, bytes: what both took at most."""
+    """A small picture, decoded and encoded to measure the memory. h: the tail's input for it. bytes: the peak of both."""
 
     pixels: int
     h: Tensor
@@ -113,7 +113,7 @@ class Probe:
 
 
 def probe(copy: comfy.sd.VAE, tail: Tail, z: Tensor, side: int) -> Probe:
-    """Of a latent of the kind of z, so many cells a side."""
+    """The probe for a latent like z with `side` cells per side."""
     small, entered = z.new_zeros(1, *z.shape[1:-2], side, side, device=copy.device), []
 
     def there_and_back() -> None:
@@ -126,26 +126,26 @@ def probe(copy: comfy.sd.VAE, tail: Tail, z: Tensor, side: int) -> Probe:
 
 
 def line(pixels: Sequence[int], peaks: Sequence[int]) -> Cost:
-    """The cost that two measurements show."""
+    """The cost that goes through two measurements."""
     slope = (peaks[1] - peaks[0]) / (pixels[1] - pixels[0])
     return Cost(max(0.0, peaks[1] - slope * pixels[1]), slope)
 
 
 def step_bytes(tail: Tail, h: Tensor, work: Work) -> int:
-    """What one step of the fit takes, its gradients included."""
+    """The peak memory of one step of the fit, with its gradients."""
     with trainable(tail.modules.parameters()):
         return peak_bytes(partial(forward_and_backward, tail, h, work))
 
 
 def forward_and_backward(tail: Tail, h: Tensor, work: Work) -> None:
-    """One step without its end."""
+    """One step without the update."""
     with work.autocast(h.device):
         y = tail.decode(h, (0, 0, 0, 0), work.thrifty)
     y.float().square().mean().backward()
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes faster in bfloat16 than in float32. The host says no to every CPU, also to those that do."""
+    """Whether the device computes faster in bfloat16 than in float32. ComfyUI says no to every CPU, even to those that do."""
     if comfy.model_management.is_device_cpu(device):
         found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(found.get("amx_bf16") or found.get("avx512_bf16"))

@@ -1,4 +1,4 @@
-"""Blending in pixels in the last steps (the authors' SD scripts): the predicted picture gets the source's own pixels around the mask."""
+"""Blending in pixels in the last steps (the authors' SD scripts): around the mask, the predicted picture gets the source's own pixels."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..bld import masks
-from .checks import check_batch
-from .latent_mask import sets_of_frames
-from .sampling import bring_back, stage_of_call
+from ...bld import masks
+from ..checks import check_batch
+from ..comfy_internals import levels_of_call, load_again
+from ..latent_masks import sets_of_frames
+from .stages import stage_of_call
 
 
 @dataclass(frozen=True, eq=False)
 class PixelBlend:
-    """A `sampler_post_cfg_function` of the host: decodes the prediction, puts the source around the mask, encodes it again.
+    """A `sampler_post_cfg_function` of ComfyUI: decodes the prediction, puts the source around the mask, and encodes it again.
 
     Attributes:
-        pixels: (1 or N, F, H, W, C) in 0..1; F is 1 but for a video.
-        mask: (1 or N, 1 or F, H, W, 1) in 0..1; where it is 1 the prediction stays.
-        start: share of the schedule, 0..1, from which on this happens; the last step always is blended.
+        pixels: (1 or N, F, H, W, C) in 0..1; F is 1 for a picture.
+        mask: (1 or N, 1 or F, H, W, 1) in 0..1. Where it is 1, the prediction stays.
+        start: the share of the schedule, 0..1, at which the blend begins. The last step is always blended.
     """
 
     vae: comfy.sd.VAE
@@ -37,17 +38,16 @@ class PixelBlend:
 
     def __call__(self, args: dict) -> Tensor:
         denoised, inner = args["denoised"], args["model"]
-        sigmas = args["model_options"]["transformer_options"]["sample_sigmas"]
-        if stage_of_call([self.start], args["sigma"], sigmas, inner.model_sampling) == 0:
+        if stage_of_call([self.start], args["sigma"], levels_of_call(args["model_options"]), inner.model_sampling) == 0:
             return denoised
         z = inner.process_latent_out(denoised.float())
         if z.ndim == 4:
             blended = self.blend(z, self.pixels[:, 0], self.mask[:, 0])
         else:
-            # The host's video autoencoders encode one video at a time, whose frames lie where a batch of pictures does.
+            # ComfyUI's video VAEs encode one video at a time. Its frames lie where a batch of pictures does.
             of_each = (value.expand(len(z), *value.shape[1:]) for value in (self.pixels, self.mask))
             blended = torch.cat([self.blend(one, pixels, mask) for one, pixels, mask in zip(z.split(1), *of_each, strict=True)])
-        bring_back(inner.current_patcher, {name: args[name] for name in ("cond", "uncond") if args[name]}, denoised.shape)
+        load_again(inner.current_patcher, {name: args[name] for name in ("cond", "uncond") if args[name]}, denoised.shape)
         return inner.process_latent_in(blended.to(denoised))
 
     def blend(self, z: Tensor, pixels: Tensor, mask: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ def with_pixel_blend(model: ModelPatcher, blend: PixelBlend) -> ModelPatcher:
 
 
 def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask: Tensor | None, samples: Tensor) -> PixelBlend | None:
-    """The blend of the last `share` (0..1) of the schedule for samples like these, or None for 0.
+    """The blend for the last `share` (0..1) of the schedule for samples like these, or None if it is 0.
 
-    Raises ValueError where vae, pixels or mask is missing and where pixels are not the picture that the samples were encoded from.
+    Raises ValueError if vae, pixels or mask is missing, or if pixels are not the picture that the samples were encoded from.
     """
     if share == 0:
         return None

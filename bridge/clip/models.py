@@ -1,4 +1,4 @@
-"""An open_clip model in the host's hands. open_clip is imported where it is first used, so that the other nodes load without it."""
+"""open_clip's models in ComfyUI's hands. open_clip is imported when it is first used, so the other nodes load without it."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
 
-from . import transformers_clip
+from . import transformers_layout
 
 FOLDER = "open_clip"
 PAPER = "ViT-B-16-quickgelu openai"
-# What open_clip's configs may name on the Hugging Face Hub: the setting, what it is, and a file that every such repository has.
+# What open_clip's configs may name on the Hugging Face Hub: the setting, what it is, and a file that each such repository has.
 HUB_SETTINGS = (("hf_tokenizer_name", "tokenizer", "tokenizer_config.json"), ("hf_model_name", "text tower's config", "config.json"))
 PREPROCESS = ("mean", "std", "interpolation")
-# How the weights of an image tower are named, in open_clip's layout and in transformers'.
+# How an image tower's weights are named, in open_clip's layout and in transformers'.
 IMAGE_TOWER = ("visual.", "vision_model.", "visual_projection.")
 
 
 def home() -> Path:
-    """Where downloads go: the host's `models/open_clip`."""
+    """Where downloads go: ComfyUI's `models/open_clip`."""
     return Path(folder_paths.models_dir) / FOLDER
 
 
 def register_folder() -> None:
-    """Makes `models/open_clip` one of the host's model folders, beside those that another pack or a user's config gave it."""
+    """Adds `models/open_clip` to ComfyUI's model folders, beside those that another pack or the user's config has set."""
     folder_paths.add_model_folder_path(FOLDER, str(home()))
 
 
 def files() -> list[str]:
-    """The safetensors in the host's open_clip folders, without those in the Hub's own cache layout, which belong to a tag."""
+    """The safetensors files in ComfyUI's open_clip folders, without those in the Hub's own cache layout, which belong to a tag."""
     return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(".safetensors") and not name.startswith("models--")]
 
 
 def open_clip() -> ModuleType:
-    """The open_clip package. Raises ImportError with what to install."""
+    """The open_clip package. Raises ImportError that says what to install."""
     try:
         return importlib.import_module("open_clip")
     except ImportError as error:
@@ -60,8 +60,8 @@ def open_clip() -> ModuleType:
 def tags() -> list[str]:
     """open_clip's pretrained models as "architecture tag", the paper's first.
 
-    A pair whose weights were trained with another GELU than the architecture has is left out: open_clip only warns of it, and its
-    scores are off. The same weights are in the list under the architecture that ends in -quickgelu.
+    Leaves out pairs whose weights were trained with another GELU than the architecture has: open_clip only warns about them, and
+    their scores are off. The same weights are in the list under the architecture that ends in -quickgelu.
     """
     try:
         library = open_clip()
@@ -82,13 +82,13 @@ class OpenClip:
     """A CLIP with both towers.
 
     Attributes:
-        name: of the file or tag it came from.
-        patcher: holds the open_clip model; load it through `comfy.model_management`.
-        tokenize: prompts -> (N, context length) token ids, cut at the context's end.
+        name: the file or tag that it came from.
+        patcher: holds the open_clip model. Load it through `comfy.model_management`.
+        tokenize: prompts -> (N, context length) token ids, cut at the end of the context.
         size: (height, width) of the image tower's input.
-        mean, std: of the image tower's input, per channel.
-        interpolation: how pictures were brought to that size in training, `bicubic` or `bilinear`.
-        dtype: of the weights.
+        mean, std: per channel, for the image tower's input.
+        interpolation: how training resized pictures, `bicubic` or `bilinear`.
+        dtype: the weights' type.
     """
 
     name: str
@@ -101,21 +101,21 @@ class OpenClip:
     dtype: torch.dtype
 
     def load(self) -> None:
-        # open_clip's layers cannot compute with weights that are elsewhere.
+        # open_clip's layers cannot compute with weights on another device.
         comfy.model_management.load_models_gpu([self.patcher], force_full_load=True)
 
     def embed_text(self, prompts: list[str]) -> Tensor:
-        """(N, E), not normalised."""
+        """Embeddings (N, E), not normalized."""
         return self.patcher.model.encode_text(self.tokenize(prompts).to(self.patcher.load_device)).float()
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """images: (N, 3, height, width) in 0..1, of the tower's size -> (N, E), not normalised."""
+        """images: (N, 3, height, width) in 0..1, at the tower's size -> embeddings (N, E), not normalized."""
         images = images.to(self.patcher.load_device, torch.float32)
         mean, std = (torch.tensor(value, device=images.device).view(-1, 1, 1) for value in (self.mean, self.std))
         return self.patcher.model.encode_image(((images - mean) / std).to(self.dtype)).float()
 
     def kept(self, prompt: str) -> str:
-        """The words that are left of a prompt when the context ends: the prompt itself where it fits."""
+        """The part of a prompt that fits into the context: the whole prompt if it does."""
         full = self.tokenize([prompt])
         if not torch.equal(full, self.tokenize([f"{prompt} and"])):
             return prompt
@@ -126,13 +126,13 @@ class OpenClip:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a model is made of, known before anything of it is read or downloaded.
+    """What a model is made of, known before any of it is read or downloaded.
 
     Attributes:
-        name: of the file or tag.
+        name: the file or tag.
         weights: None for a tag whose weights are not on disk.
-        config: open_clip's, of the architecture.
-        preprocess: open_clip's, as far as it is known: mean, std, interpolation.
+        config: open_clip's config of the architecture.
+        preprocess: open_clip's preprocessing, as far as it is known: mean, std, interpolation.
         pretrained: open_clip's entry for a tag; empty for a file.
     """
 
@@ -144,13 +144,13 @@ class Recipe:
 
     @property
     def repository(self) -> tuple[str, tuple[str, ...]]:
-        """The Hub's repository of a tag, and the names its weights may have, the safe one first."""
+        """A tag's repository on the Hub, and the names that its weights may have, the safe one first."""
         repository, name = os.path.split(self.pretrained["hf_hub"])
         constants = open_clip().constants
         return repository, (f"{Path(name).stem}.safetensors", name) if name else (constants.HF_SAFE_WEIGHTS_NAME, constants.HF_WEIGHTS_NAME)
 
     def check(self, download: bool) -> None:
-        """Raises ValueError unless all is on disk or may be downloaded, with the file that is missing and where to put it."""
+        """Raises ValueError if a file is missing and may not be downloaded. The message names the file and where to put it."""
         if download:
             return
         if self.weights is None:
@@ -167,14 +167,14 @@ class Recipe:
                 )
 
     def on_hub(self) -> Iterator[tuple[str, str, str]]:
-        """Repository, kind and chief file of what the config names on the Hub."""
+        """Repository, kind and main file of everything that the config names on the Hub."""
         return ((self.config["text_cfg"][key], what, name) for key, what, name in HUB_SETTINGS if self.config["text_cfg"].get(key))
 
 
 def on_disk(repository: str, *names: str) -> Path | None:
-    """The first of these files of a repository of the Hugging Face Hub that is on disk. Asks no network.
+    """The first of these files of a Hugging Face Hub repository that is on disk. Never asks the network.
 
-    The host's open_clip folders are searched for <repository>/<file> and for the Hub's cache layout, then the user's own Hub cache.
+    Searches ComfyUI's open_clip folders for <repository>/<file> and for the Hub's cache layout, then the user's own Hub cache.
     """
     folders = folder_paths.get_folder_paths(FOLDER)
     for name in names:
@@ -188,7 +188,7 @@ def on_disk(repository: str, *names: str) -> Path | None:
 
 
 def recipe(name: str) -> Recipe:
-    """Of a file in the open_clip folder or of one of open_clip's tags. Raises ValueError for a file that open_clip cannot place."""
+    """The recipe of a file in the open_clip folder or of a tag. Raises ValueError for a file whose architecture open_clip does not know."""
     library = open_clip()
     if name in tags():
         architecture, tag = name.split()
@@ -201,7 +201,7 @@ def recipe(name: str) -> Recipe:
 
 
 def config_beside(path: Path) -> tuple[dict, dict] | None:
-    """Architecture and preprocessing from <name>.json or, as the Hub's repositories have it, open_clip_config.json beside the weights."""
+    """Architecture and preprocessing from a file beside the weights: <name>.json or, as on the Hub, open_clip_config.json."""
     for beside in (path.with_suffix(".json"), path.with_name("open_clip_config.json")):
         if not beside.exists():
             continue
@@ -220,7 +220,7 @@ def config_beside(path: Path) -> tuple[dict, dict] | None:
 
 
 def config_by_name(path: Path) -> tuple[dict, dict]:
-    """Architecture and preprocessing of weights that are named by their architecture; the preprocessing where all its tags agree on it."""
+    """Architecture and preprocessing of weights that are named after their architecture. The preprocessing is known if all its tags agree."""
     library = open_clip()
     config = library.get_model_config(path.stem)
     if config is None:
@@ -233,13 +233,13 @@ def config_by_name(path: Path) -> tuple[dict, dict]:
 
 
 def load(name: str, download: bool = False) -> OpenClip:
-    """A model of open_clip as the host can hold it.
+    """Loads an open_clip model so that ComfyUI can manage it.
 
     Args:
-        name: a file of the open_clip folder, with its open_clip config beside it or named by its architecture; or one of `tags()`.
-        download: whether what is not on disk may be fetched from the Hugging Face Hub, into `models/open_clip`.
+        name: a file in the open_clip folder, with its open_clip config beside it or named after its architecture; or one of `tags()`.
+        download: whether missing files may be fetched from the Hugging Face Hub into `models/open_clip`.
 
-    Raises ValueError where something is missing, is not a CLIP or has no text tower.
+    Raises ValueError if something is missing, is not a CLIP, or has no text tower.
     """
     made = recipe(name)
     made.check(download)
@@ -257,7 +257,7 @@ def load(name: str, download: bool = False) -> OpenClip:
 
 
 def dtype_on(device: torch.device, parameters: int) -> torch.dtype:
-    """Half precision where the host says that the device likes it; fp16 before bf16, whose scores are eight times coarser."""
+    """Half precision if ComfyUI says that the device likes it. fp16 comes before bf16, whose scores are eight times coarser."""
     if comfy.model_management.should_use_fp16(device, model_params=parameters):
         return torch.float16
     if comfy.model_management.should_use_bf16(device, model_params=parameters):
@@ -266,7 +266,7 @@ def dtype_on(device: torch.device, parameters: int) -> torch.dtype:
 
 
 def with_local_files(made: Recipe) -> dict:
-    """The config with folders on disk in place of the Hub's repositories, so that open_clip itself fetches nothing."""
+    """The config with folders on disk in place of Hub repositories, so that open_clip itself fetches nothing."""
     local = {}
     for repository, _, name in made.on_hub():
         found = on_disk(repository, name)
@@ -275,7 +275,7 @@ def with_local_files(made: Recipe) -> dict:
 
 
 def register(config: dict) -> str:
-    """Makes a config known to open_clip, under a name of its own so that it cannot take the place of another; returns the name."""
+    """Registers a config with open_clip under a name of its own, so that it replaces no other. Returns the name."""
     library, text = open_clip(), json.dumps(config, sort_keys=True)
     name = f"bld-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if name not in library.list_models():
@@ -287,10 +287,10 @@ def register(config: dict) -> str:
 
 
 def create(made: Recipe, weights: Path, architecture: str) -> torch.nn.Module:
-    """The model with its weights, in float32 on the CPU. Raises ValueError with one sentence for weights that are not this CLIP's."""
+    """The model with its weights, in float32 on the CPU. Raises ValueError for weights that do not belong to this CLIP."""
     preprocess = {key: made.preprocess[key] for key in PREPROCESS if key in made.preprocess}
     try:
-        if weights.suffix == ".safetensors" and transformers_clip.holds(names_in(weights)):
+        if weights.suffix == ".safetensors" and transformers_layout.holds(names_in(weights)):
             model = from_transformers(made.config, weights, preprocess)
         else:
             model = open_clip().create_model(architecture, pretrained=str(weights), force_preprocess_cfg=preprocess, device="cpu", weights_only=True)
@@ -300,24 +300,24 @@ def create(made: Recipe, weights: Path, architecture: str) -> torch.nn.Module:
 
 
 def from_transformers(config: dict, weights: Path, preprocess: dict) -> torch.nn.Module:
-    """The model with the weights of transformers' CLIPModel. open_clip's own factory takes weights from files of its layout only."""
+    """The model with the weights of a transformers CLIPModel. open_clip's own factory reads only its own layout."""
     library = open_clip()
     model = library.CLIP(**config)
-    model.load_state_dict(transformers_clip.to_open_clip(comfy.utils.load_torch_file(str(weights), safe_load=True)))
+    model.load_state_dict(transformers_layout.to_open_clip(comfy.utils.load_torch_file(str(weights), safe_load=True)))
     library.model.set_model_preprocess_cfg(model, {**asdict(library.transform.PreprocessCfg(size=model.visual.image_size)), **preprocess})
     return model
 
 
 def names_in(weights: Path) -> list[str]:
-    """The names of a safetensors file's weights."""
+    """The names of the weights in a safetensors file."""
     with safe_open(weights, "pt") as file:
         return list(file.keys())
 
 
 def why_not(name: str, weights: Path, error: Exception) -> str:
-    """One sentence for weights that could not be loaded."""
+    """One sentence that says why weights could not be loaded."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch heads its list of what does not fit with a line that ends in a colon, and may list every weight of the model.
+    # torch starts its list of mismatches with a line that ends in a colon, and may list every weight of the model.
     reason = shorten(next((line for line in lines if not line.endswith(":")), type(error).__name__), 180, placeholder=" ...")
     if weights.suffix != ".safetensors":
         return f"clip {name} was not loaded: {weights.name} is a pickle, and holds more than weights or other weights: {reason}"
@@ -330,7 +330,7 @@ def why_not(name: str, weights: Path, error: Exception) -> str:
         return no_tower(name, "text")
     if not pictures and any(key.endswith("token_embedding.weight") for key in keys):
         return no_tower(name, "image")
-    if not any(key.startswith("visual.") for key in keys) and not transformers_clip.holds(keys):
+    if not any(key.startswith("visual.") for key in keys) and not transformers_layout.holds(keys):
         return f"clip {name} is not a CLIP in open_clip's or transformers' layout: its weights are named like {max(keys, key=len, default='nothing')}."
     return f"clip {name} does not fit its architecture, give it its own open_clip config or name: {reason}"
 

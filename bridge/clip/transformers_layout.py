@@ -1,6 +1,6 @@
-"""CLIP weights in the layout of Hugging Face transformers' CLIPModel. PickScore and many other fine-tunes are published in no other.
+"""CLIP weights in the layout of Hugging Face transformers' CLIPModel. PickScore and many other fine-tunes come only in this layout.
 
-The host and open_clip convert from open_clip's layout to this one only.
+ComfyUI and open_clip convert only in the other direction.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ NAMES = {
 
 
 def holds(keys: Iterable[str]) -> bool:
-    """Whether these are the names of a whole CLIPModel, with both towers."""
+    """Whether these names belong to a whole CLIPModel with both towers."""
     return set(PROJECTIONS) <= set(keys)
 
 
 def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A CLIPModel's weights, named and shaped as open_clip's CLIP has them; what is not a CLIPModel's keeps its name.
+    """A CLIPModel's weights with the names and shapes of open_clip's CLIP. Other weights keep their names.
 
-    Raises KeyError for an attention whose query, key and value are not all there.
+    Raises KeyError for an attention that lacks its query, key or value.
     """
     converted = {}
     for key, weight in state.items():

@@ -1,4 +1,4 @@
-"""Small pictures of a mask schedule, for the node that makes it."""
+"""A picture of a mask schedule over time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def captions(schedule: MaskSchedule) -> list[str]:
 
 
 def stages_over_time(schedule: MaskSchedule) -> Tensor:
-    """The masks of the first sample or frame that has paint, wide to thin in rows of 8, each with the part of the schedule it covers.
+    """The masks of the first sample or frame with paint, wide to thin in rows of 8, each with the part of the schedule that it covers.
 
     Returns: an IMAGE, (1, H, W, 3) in 0..1.
     """

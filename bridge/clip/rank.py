@@ -1,0 +1,171 @@
+"""The ranking of candidates: checks, scores, order, and the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...bld import ranking
+from ..checks import as_mask, as_picture, check_batch
+from .models import OpenClip
+from .similarity import cuts, similarity, whole
+
+
+def rank(
+    images: Sequence[Tensor],
+    clip: Sequence[OpenClip],
+    prompt: Sequence[str],
+    mask: Sequence[Tensor],
+    scope: dict[str, Sequence],
+    top_k: Sequence[int],
+    negative_prompt: Sequence[str],
+    latents: Sequence[dict] | None,
+    source: Sequence[Tensor] | None,
+    realism_weight: Sequence[float],
+    min_score: Sequence[float],
+    prompt_templates: Sequence[str],
+    against_lettering: Sequence[bool],
+) -> tuple[list[Tensor], list[dict | None], list[float], list[int], str]:
+    """Ranks all pictures of a batch or of a list of batches together.
+
+    Args: as the inputs of CLIP Rank Batch, each as a list.
+
+    Returns: the images and latents that stay, best first and in the form that they came in, their scores, their places in the
+    input, and the report. Raises ValueError for inputs that do not fit together.
+    """
+    pictures = pictures_of(images)
+    masks = one_each([row for m in mask for row in as_mask(m)], pictures, "mask")
+    sources = None if source is None else one_each(pictures_of(source, "source"), pictures, "source")
+    if latents is not None:
+        check_latents(latents, len(pictures))
+    templates = one(prompt_templates, "prompt_templates")
+    wanted = ranking.phrases(one(prompt, "prompt"), templates)
+    if not wanted:
+        raise ValueError("prompt is empty, must say what to rank by.")
+    unwanted = ranking.phrases(one(negative_prompt, "negative_prompt"), templates)
+    if one(against_lettering, "against_lettering"):
+        unwanted.append(list(ranking.LETTERING))
+    options = {key: one(value, key) for key, value in scope.items()}
+    ranker = one(clip, "clip")
+
+    errors = {} if sources is None else errors_of(pictures, sources, masks)
+    bar = comfy.utils.ProgressBar(len(pictures))
+    scores = similarity(pictures, masks, ranker, wanted, unwanted, weights_of(options), options.get("context", 0.0), lambda: bar.update(1))
+    scores = scores - one(realism_weight, "realism_weight") * sum(errors.values())
+    limits = one(top_k, "top_k"), one(min_score, "min_score")
+    best = ranking.best(scores, *limits)
+    notes = [*cuts(ranker, "prompt", wanted), *cuts(ranker, "negative_prompt", unwanted), *left_out(scores, *limits)]
+    for note in notes:
+        logging.warning("CLIP Rank Batch: %s", note)
+    return (
+        [images[0][best]] if len(images) == 1 else [pictures[i][None] for i in best.tolist()],
+        [None] if latents is None else select(latents, best),
+        scores[best].tolist(),
+        best.tolist(),
+        "\n".join([*table(scores, errors), *notes]),
+    )
+
+
+def one(values: Sequence[Any], name: str) -> Any:
+    """The one value of an input that applies to the whole ranking. Raises ValueError for a list of several."""
+    if len(values) != 1:
+        raise ValueError(f"{name} comes as a list of {len(values)}, must be one for all images, which are ranked together.")
+    return values[0]
+
+
+def pictures_of(batches: Sequence[Tensor], name: str = "images") -> list[Tensor]:
+    """Every picture of a list of batches, (H, W, C) each, NaN included. Raises ValueError if there is none, and for another shape."""
+    for batch in batches:
+        as_picture(batch[:1].nan_to_num(), name)
+    pictures = [picture for batch in batches for picture in batch]
+    if not pictures:
+        raise ValueError(f"{name} is empty, must hold at least one picture.")
+    if not any(map(whole, pictures)):
+        raise ValueError(f"{name} contains NaN or infinite values in every picture: look at the node that made them.")
+    return pictures
+
+
+def one_each(extras: list[Tensor], pictures: list[Tensor], name: str) -> list[Tensor]:
+    """The mask or source of every picture, given one for all or one each. Raises ValueError for another count or size."""
+    check_batch(len(extras), len(pictures), name, "images")
+    extras = extras * (len(pictures) // len(extras))
+    for extra, picture in zip(extras, pictures, strict=True):
+        if extra.shape[:2] != picture.shape[:2]:
+            raise ValueError(
+                f"{name} is {extra.shape[1]}x{extra.shape[0]}, but images are {picture.shape[1]}x{picture.shape[0]}: give the {name} of these pictures."
+            )
+    return extras
+
+
+def check_latents(latents: Sequence[dict], count: int) -> None:
+    """Raises ValueError unless each picture has a latent."""
+    found = sum(len(latent["samples"]) for latent in latents)
+    if found != count:
+        raise ValueError(f"latents has {found} in its batch, but images has {count}: give the latents of these pictures.")
+
+
+def weights_of(scope: dict) -> dict[str, float]:
+    """The share of each scope's score, 1 in sum. Raises ValueError for a mix of nothing."""
+    if scope["scope"] != "mix":
+        return {scope["scope"]: 1.0}
+    weights = {name: scope[f"{name}_weight"] for name in ranking.SCOPES if scope[f"{name}_weight"] > 0}
+    if not weights:
+        raise ValueError("scope is mix, but all its weights are 0: give at least one scope a weight.")
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def errors_of(pictures: list[Tensor], sources: list[Tensor], masks: list[Tensor]) -> dict[str, Tensor]:
+    """Each of `ranking.ERRORS` for each picture, (N,), NaN for a picture with NaN."""
+    errors = {name: torch.full((len(pictures),), torch.nan) for name in ranking.ERRORS}
+    for index, (picture, source, m) in enumerate(zip(pictures, sources, masks, strict=True)):
+        if whole(picture):
+            x_hat, x = (as_picture(image[None].cpu(), name)[0] for image, name in ((picture, "images"), (source, "source")))
+            for name, error in ranking.ERRORS.items():
+                errors[name][index] = error(x_hat, x, m.cpu())
+    return errors
+
+
+def select(latents: Sequence[dict], index: Tensor) -> list[dict]:
+    """The LATENTs of some candidates in that order: one LATENT if one was given, otherwise a list of single ones."""
+    if len(latents) == 1:
+        return [rows_of(latents[0], index)]
+    places = [(latent, row) for latent in latents for row in range(len(latent["samples"]))]
+    return [rows_of(latent, torch.tensor([row])) for latent, row in (places[i] for i in index.tolist())]
+
+
+def rows_of(latent: dict, index: Tensor) -> dict:
+    """The LATENT of some of its batch in that order, with their noise masks and batch indices."""
+    out = {**latent, "samples": latent["samples"][index]}
+    if "noise_mask" in latent and len(latent["noise_mask"]) > 1:
+        # ComfyUI repeats a shorter batch of masks.
+        out["noise_mask"] = latent["noise_mask"][index % len(latent["noise_mask"])]
+    if "batch_index" in latent:
+        out["batch_index"] = [latent["batch_index"][i] for i in index.tolist()]
+    return out
+
+
+def table(scores: Tensor, errors: dict[str, Tensor]) -> list[str]:
+    """The whole ranking, one line for each candidate, then what was measured against the source."""
+    order = ranking.order(scores).tolist()
+    lines = [f"{rank}. candidate {index}: {scores[index]:.4f}" for rank, index in enumerate(order, 1)]
+    if errors:
+        measured = {index: ", ".join(f"{name} error {error[index]:.4f}" for name, error in errors.items()) for index in order}
+        lines += [f"candidate {index} against the source: {text}" for index, text in measured.items()]
+    return lines
+
+
+def left_out(scores: Tensor, top_k: int, min_score: float) -> list[str]:
+    """A sentence for everything about the choice that may surprise."""
+    notes = [f"candidate {index} contains NaN or infinite values, so it comes last." for index in torch.nonzero(scores.isnan()).flatten().tolist()]
+    if top_k > len(scores):
+        notes.append(f"top_k is {top_k}, but there are only {len(scores)} candidates.")
+    if not (scores >= min_score).any():
+        notes.append(f"no candidate reaches min_score {min_score:g}: the best is returned all the same.")
+    elif min_score > ranking.NO_MIN_SCORE:
+        notes.append(f"{int((scores >= min_score).sum())} of {len(scores)} candidates reach min_score {min_score:g}.")
+    return notes

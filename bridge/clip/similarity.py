@@ -1,0 +1,77 @@
+"""How well pictures show a prompt, as a CLIP sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...bld import ranking
+from ..checks import as_picture
+from .models import OpenClip
+
+
+def similarity(
+    pictures: list[Tensor],
+    masks: list[Tensor],
+    clip: OpenClip,
+    wanted: list[list[str]],
+    unwanted: list[list[str]],
+    weights: dict[str, float],
+    context: float,
+    on_picture: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """The similarity of each picture to what is wanted, minus its similarity to what is not.
+
+    Pictures are judged one at a time: half-precision kernels change with the batch size, and a picture's score would change with
+    them. Memory stays that of one picture, too.
+
+    Args:
+        pictures: (H, W, C) each, C >= 3, in 0..1.
+        masks: (H, W) each, in 0..1.
+        wanted, unwanted: groups of phrases, see `ranking.phrases`. Each group has the same weight. unwanted may be empty.
+        weights: the weight of each scope.
+        context: for scope box.
+        on_picture: called after each picture.
+
+    Returns: (N,), float32 on the CPU, NaN for a picture with NaN. Raises ValueError if CLIP itself returns NaN.
+    """
+    clip.load()
+    texts = [embed(clip, groups) for groups in (wanted, unwanted) if groups]
+    device = clip.patcher.load_device
+    shares = torch.tensor(list(weights.values()))
+    scores = torch.full((len(pictures),), torch.nan)
+    for index, (picture, m) in enumerate(zip(pictures, masks, strict=True)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if whole(picture):
+            x_hat = as_picture(picture[None].to(device))[0]
+            views = [ranking.view(x_hat, m.to(device), scope, clip.size, context, clip.interpolation) for scope in weights]
+            seen = clip.embed_images(torch.stack(views))
+            wish, *rest = (ranking.cosine(seen, text).cpu() for text in texts)
+            scores[index] = ((wish - sum(rest)) * shares).sum()
+            if not torch.isfinite(scores[index]):
+                raise ValueError(f"clip {clip.name} gives no finite embedding in {clip.dtype}: its weights are damaged, choose another.")
+        on_picture()
+    return scores
+
+
+def embed(clip: OpenClip, groups: list[list[str]]) -> Tensor:
+    """One embedding, (E,), for groups of phrases."""
+    return ranking.ensemble(torch.stack([ranking.ensemble(clip.embed_text(group)) for group in groups]))
+
+
+def cuts(clip: OpenClip, name: str, groups: list[list[str]]) -> list[str]:
+    """A sentence for each line that is longer than CLIP's context, with the last words that CLIP reads."""
+    notes = []
+    for group in groups:
+        short = next((kept for phrase in group if (kept := clip.kept(phrase)) != phrase), None)
+        if short is not None:
+            notes.append(f'{name} was cut after "... {" ".join(short.split()[-6:])}": the clip reads no further.')
+    return notes
+
+
+def whole(picture: Tensor) -> bool:
+    """Whether a picture has no NaN and no infinite color."""
+    return bool(torch.isfinite(picture[..., :3]).all())

@@ -1,0 +1,248 @@
+"""Every private or unstable name of ComfyUI that this pack touches. When a new ComfyUI breaks the pack, mend it here.
+
+The rest of the pack imports only what ComfyUI's own nodes and other packs rely on: `comfy_api.latest`, `folder_paths`, `latent_preview`,
+and the public functions of `comfy.model_management`, `comfy.model_patcher`, `comfy.sample`, `comfy.samplers`, `comfy.sd` and `comfy.utils`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import comfy.controlnet
+import comfy.k_diffusion.sampling as k_diffusion
+import comfy.ldm.cascade.stage_a as cascade
+import comfy.ldm.hunyuan_video.vae as hunyuan_image
+import comfy.ldm.hunyuan_video.vae_refiner as hunyuan_video
+import comfy.ldm.models.autoencoder as autoencoder
+import comfy.ldm.modules.diffusionmodules.model as ldm
+import comfy.ldm.wan.vae as wan
+import comfy.ldm.wan.vae2_2 as wan22
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.sd
+import comfy.taesd.taesd as taesd
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+# The decoders' classes, for vae/tails.py, which knows how each of them is built.
+__all__ = ["autoencoder", "cascade", "hunyuan_image", "hunyuan_video", "ldm", "taesd", "wan", "wan22"]
+
+# --- A sampling run: its wrapper, its guider, its model calls ---
+
+Guider = comfy.samplers.CFGGuider
+MaskFunction = Callable[..., Tensor]
+
+
+class Blend(comfy.samplers.KSamplerX0Inpaint):
+    """ComfyUI's blend at each model call: noises the background with `noise`, calls the model, and puts the source's background into the prediction."""
+
+    def __init__(self, model: comfy.samplers.KSamplerX0Inpaint) -> None:
+        """model: the one that ComfyUI hands to a sampler function."""
+        super().__init__(model.inner_model, model.sigmas)
+        self.latent_image = model.latent_image
+        self.noise = model.noise
+        self.model_sampling = model.inner_model.inner_model.model_sampling
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a sampling run starts from.
+
+    Attributes:
+        guider: ComfyUI's, of this run alone.
+        noise, latent: (B, C, ..., h, w).
+        sigmas: (steps + 1,), descending.
+        mask: the noise mask, (B or 1, C or 1, ..., h, w), or None.
+        nested: whether the latent packs several kinds of data, such as video and audio.
+    """
+
+    guider: Guider
+    noise: Tensor
+    latent: Tensor
+    sigmas: Tensor
+    mask: Tensor | None
+    nested: bool
+
+
+def change_runs(model: ModelPatcher, key: str, change: Callable[[Run], tuple[Tensor, Tensor, Tensor]]) -> ModelPatcher:
+    """A clone of the model. Each sampling run with it starts from the noise, latent and noise mask that `change` returns.
+
+    A change that was set earlier under the same key no longer applies.
+    """
+
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+        nested = len(kwargs.get("latent_shapes") or ()) > 1
+        noise, latent_image, mask = change(Run(executor.class_obj, noise, latent_image, sigmas, denoise_mask, nested))
+        return executor(noise, latent_image, sampler, sigmas, mask, *args, **kwargs)
+
+    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    patched = model.clone()
+    patched.remove_wrappers_with_key(kind, key)
+    patched.add_wrapper_with_key(kind, key, outer_sample)
+    return patched
+
+
+def chain_mask_function(guider: Guider, make: Callable[[MaskFunction | None], MaskFunction]) -> None:
+    """Sets the function that gives each model call of this run its mask. `make` gets the one that another patch has set, if any.
+
+    The guider's options are ComfyUI's copy for this run, so the order of the patches in the workflow does not matter.
+    """
+    guider.model_options["denoise_mask_function"] = make(guider.model_options.get("denoise_mask_function"))
+
+
+def levels_of_call(model_options: dict) -> Tensor:
+    """The sigmas of the run that a model call belongs to, (steps + 1,)."""
+    return model_options["transformer_options"]["sample_sigmas"]
+
+
+def mixing_factors(model_sampling, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """(signal, noise) at a sigma: how the model's family mixes the two."""
+    zero, one = sigma.new_zeros(1), sigma.new_ones(1)
+    return model_sampling.noise_scaling(sigma, zero.clone(), one.clone()), model_sampling.noise_scaling(sigma, one.clone(), zero.clone())
+
+
+def load_again(patcher: ModelPatcher, conds: dict[str, list], shape: Sequence[int]) -> None:
+    """Loads the diffusion model again with all that its conditioning needs. Another model that ran between two calls may have pushed it out."""
+    others, memory = comfy.sampler_helpers.get_additional_models(conds, patcher.model.get_dtype())
+    others += comfy.sampler_helpers.get_additional_models_from_model_options(patcher.model_options) + patcher.get_nested_additional_models()
+    comfy.model_management.load_models_gpu([patcher, *others], memory_required=memory + patcher.model.memory_required(list(shape)))
+
+
+# --- Samplers and their noise ---
+
+
+def is_stochastic(sampler: comfy.samplers.KSAMPLER) -> bool:
+    """Whether a sampler draws noise of its own."""
+    return "noise_sampler" in inspect.signature(sampler.sampler_function).parameters
+
+
+def sampler_noise(name: str, x: Tensor, sigmas: Tensor, seeds: list[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The noise that the stochastic sampler `name` would draw for each candidate alone with its seed, for a batch of them."""
+    if name.startswith("dpmpp") and "_sde" in name:
+        levels = sigmas[sigmas > 0]
+        return k_diffusion.BrownianTreeNoiseSampler(x, levels.min(), levels.max(), seed=seeds, cpu=not name.endswith("_gpu"))
+    each = [k_diffusion.default_noise_sampler(x[i : i + 1], seed=seed) for i, seed in enumerate(seeds)]
+    return lambda sigma, sigma_next: torch.cat([one(sigma, sigma_next) for one in each])
+
+
+# --- Conditioning: one part of a batch ---
+
+Pick = Callable[[object], object]
+
+
+def pick_conditionings(conditionings: list[list], pick: Pick) -> list[list]:
+    """CONDITIONINGs in which `pick` has chosen from every tensor, those of their ControlNets included."""
+    # ComfyUI runs prompts together only if they share the very same ControlNet.
+    controls: dict[int, comfy.controlnet.ControlBase] = {}
+
+    def of(value):
+        if isinstance(value, comfy.controlnet.ControlBase):
+            if id(value) not in controls:
+                controls[id(value)] = of_control(value)
+            return controls[id(value)]
+        return [of(one) for one in value] if isinstance(value, list) else pick(value)
+
+    def of_control(control: comfy.controlnet.ControlBase) -> comfy.controlnet.ControlBase:
+        picked = control.copy()
+        picked.cond_hint_original = of(control.cond_hint_original)
+        picked.extra_concat_orig = [of(value) for value in control.extra_concat_orig]
+        return picked.set_previous_controlnet(of(control.previous_controlnet))
+
+    return [[[of(cond), {key: of(value) for key, value in options.items()}] for cond, options in conditioning] for conditioning in conditionings]
+
+
+@contextmanager
+def conditions_for(guider: Guider, pick: Pick) -> Iterator[None]:
+    """Inside, the guider sees its conditions with what `pick` chooses from each of their tensors."""
+
+    def of(value):
+        return [of(one) for one in value] if isinstance(value, list) else pick(value)
+
+    def of_condition(condition: dict) -> dict:
+        inner = {name: copy.copy(part) for name, part in condition["model_conds"].items()}
+        for part in inner.values():
+            part.cond = of(part.cond)
+        return {**{key: of(value) for key, value in condition.items()}, "model_conds": inner}
+
+    whole = guider.conds
+    guider.conds = {name: [of_condition(condition) for condition in conditions] for name, conditions in whole.items()}
+    try:
+        yield
+    finally:
+        guider.conds = whole
+
+
+def follows_a_batch(conditioning: list) -> bool:
+    """Whether `conditions_for` can pick from all of a CONDITIONING: T2I-Adapters and ControlNets with several hints keep the whole batch."""
+    controls = [options["control"] for _, options in conditioning if options.get("control") is not None]
+    return not any(
+        isinstance(control, comfy.controlnet.T2IAdapter) or (control.cond_hint_original is not None and len(control.cond_hint_original) > 1)
+        for control in controls
+    )
+
+
+def post_cfg_functions(model_options: dict) -> list[Callable[[dict], Tensor]]:
+    """What is applied to the guided prediction, in order."""
+    return model_options.get("sampler_post_cfg_function", [])
+
+
+def with_post_cfg_functions(model_options: dict, functions: list[Callable[[dict], Tensor]]) -> dict:
+    """The options with other functions applied to the guided prediction."""
+    return {**model_options, "sampler_post_cfg_function": functions}
+
+
+# --- Memory ---
+
+
+def bytes_of_other_models(model: ModelPatcher) -> int:
+    """What ComfyUI holds of other models on the model's device. It unloads them when it needs room."""
+    entries = comfy.model_management.current_loaded_models
+    # ComfyUI forgets a model that nobody holds any more only later on.
+    others = [entry.model for entry in entries if entry.device == model.load_device and entry.model is not None]
+    return sum(other.loaded_size() for other in others if not model.is_clone(other))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out. ComfyUI knows the errors of GPUs, not those of the CPU."""
+    return comfy.model_management.is_oom(error) or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+# What ComfyUI hangs on a module that it has loaded (_v, _v_weight, _pins, dynamic_vbars, ...): handles of the user's memory
+# on the GPU, which a copy would free when it goes.
+HOST_STATE = ("_v", "_pin", "_prefetch", "dynamic_")
+
+
+def host_state(part: nn.Module) -> list[str]:
+    """The names of what ComfyUI has hung on one module."""
+    return [name for name in part.__dict__ if name.startswith(HOST_STATE)]
+
+
+def forget_size(vae: comfy.sd.VAE) -> None:
+    """Makes ComfyUI measure a VAE again whose weights have changed."""
+    vae.size = None
+    vae.patcher.size = 0
+
+
+def use_plain_attention(module: nn.Module) -> None:
+    """Attention that needs little memory. What ComfyUI may choose instead holds a figure for every pair of cells, or fills all free memory."""
+    for part in module.modules():
+        if hasattr(part, "optimized_attention"):
+            part.optimized_attention = ldm.pytorch_attention
+
+
+# --- The server ---
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """Shows a text on the node, if a server runs."""
+    server = sys.modules.get("server")
+    if node_id is not None and server is not None and getattr(server.PromptServer, "instance", None) is not None:
+        server.PromptServer.instance.send_progress_text(text, node_id)

@@ -1,0 +1,139 @@
+"""Reconstruction of the background: checks, the table of methods, and the report."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.sd
+from torch import Tensor
+
+from ...bld import reconstruction
+from ...bld.metrics import background_psnr, ring_psnr
+from ..checks import as_image_samples, as_mask, as_picture, check_batch
+from .fit import Fit, fit_decoder, fit_latent
+from .pixels import cropped
+from .tails import why_not_tuned
+
+DECODER, LATENT, AUTO = "decoder weights", "latent", "auto"
+Plain = Callable[[], Tensor]
+# Pixels around the mask that the report looks at on their own.
+BAND = 16
+
+
+def reconstruct(
+    samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: str, settings: dict, node_id: str | None = None
+) -> tuple[Tensor, comfy.sd.VAE, str]:
+    """Decodes edited latents and brings the source's background back.
+
+    Args:
+        samples: LATENT of pictures. image: IMAGE, the source, one for all or one each. mask: MASK at the size of image.
+        method: a key of METHODS. settings: its inputs by name.
+        node_id: the node that shows the progress.
+
+    Returns: the IMAGE, the VAE that draws it, and the report. Raises ValueError for inputs that do not fit together.
+    """
+    check_vae(vae)
+    z = as_image_samples(samples, "samples")
+    source = as_picture(vae.vae_encode_crop_pixels(image), "image")
+    m = as_mask(mask)
+    check_sizes(z, source, m, image, vae)
+    m = cropped(m, vae)
+
+    source, m = (t.to(vae.output_device, vae.vae_output_dtype()) for t in (source, m))
+    plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
+    fit = METHODS[method](z, vae, source, m, plain, settings, node_id)
+    report = f"{method}: background {compared(background_psnr, fit, source, m)}."
+    near = f"Within {BAND} px of the mask {compared(functools.partial(ring_psnr, width=BAND), fit, source, m)}."
+    return fit.picture.movedim(1, -1), fit.vae, "\n".join([report, near, *fit.remarks])
+
+
+def compared(measure: Callable[[Tensor, Tensor, Tensor], float], fit: Fit, source: Tensor, m: Tensor) -> str:
+    """A measure in dB of the pictures, and of the plain decode if there is one: a large picture may never be decoded whole."""
+    now, *before = (measure(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, fit.plain) if p is not None)
+    return f"{now:.2f} dB" + "".join(f", was {db:.2f} dB as decoded" for db in before)
+
+
+def frames_of(decoded: Tensor) -> Tensor:
+    """The output of a video VAE, (B, 1, H, W, C), as an IMAGE. Pictures stay as they are."""
+    return decoded[:, 0] if decoded.ndim == 5 else decoded
+
+
+def check_vae(vae: comfy.sd.VAE) -> None:
+    """Raises ValueError for a VAE of sounds or shapes. Call it first: such a VAE would crop a picture to nothing."""
+    vae.throw_exception_if_invalid()
+    if vae.latent_dim not in (2, 3) or vae.output_channels < 3:
+        raise ValueError(f"vae is a {type(vae.first_stage_model).__name__}, which draws no pictures: give an image VAE, with any method.")
+
+
+def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.sd.VAE) -> None:
+    """Raises ValueError unless the latent, the source (cropped as VAE Encode crops it), the mask and the batches fit together."""
+    wanted = "(batch, channels, 1, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
+    if (vae.latent_dim == 3) != (z.ndim == 5):
+        raise ValueError(f"samples had shape {list(z.shape)}, must be {wanted} for this VAE.")
+    if z.shape[1] != vae.latent_channels:
+        raise ValueError(f"samples had {z.shape[1]} channels, must have {vae.latent_channels} for this VAE.")
+    size = [side * vae.spacial_compression_decode() for side in z.shape[-2:]]
+    if list(source.shape[-2:]) != size:
+        raise ValueError(f"image is {image.shape[2]}x{image.shape[1]}, but samples decode to {size[1]}x{size[0]}: give the picture that went into VAE Encode.")
+    if m.shape[-2:] != image.shape[1:3]:
+        raise ValueError(f"mask is {m.shape[-1]}x{m.shape[-2]}, but image is {image.shape[2]}x{image.shape[1]}: give the mask of this picture.")
+    check_batch(len(source), len(z), "image", "samples")
+    check_batch(len(m), len(z), "mask", "samples")
+
+
+def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """See `fit_decoder`."""
+    return fit_decoder(z, vae, source, m, **settings, node_id=node_id)
+
+
+def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """See `fit_latent`."""
+    return replace(fit_latent(z, vae, source, m, **settings, node_id=node_id), plain=plain())
+
+
+def in_pixels(method: str, z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """A method of `reconstruction.IN_PIXELS`."""
+    stop = comfy.model_management.throw_exception_if_processing_interrupted
+    picture, remarks = reconstruction.IN_PIXELS[method](plain(), source, m, stop, **settings)
+    return Fit(picture, vae, remarks, plain())
+
+
+def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+    """The cheapest method that meets the targets, or else the one whose seam shows least. Leaves out what this VAE does not allow."""
+    fits: dict[str, Fit] = {}
+    left_out = why_not_tuned(vae)
+
+    def trial(method: str, options: dict) -> tuple[str, Callable[[], Tensor]]:
+        def make() -> Tensor:
+            fits[method] = METHODS[method](z, vae, source, m, plain, options, node_id)
+            return fits[method].picture
+
+        return method, make
+
+    methods = [trial(method, {}) for method in reconstruction.IN_PIXELS]
+    if left_out is None:
+        methods.append(trial(DECODER, {"memory_budget": settings["memory_budget"]}))
+    trials = reconstruction.cheapest(methods, source, m, settings["target_background"], settings["target_seam"])
+    best = reconstruction.best_of(trials)
+    tried = [f"Tried {one.method}: background {one.background:.2f} dB, seam {level(one.seam)}." for one in trials]
+    why = "the first that meets both targets" if best.met else "no method meets both targets, its seam shows least"
+    if left_out is not None and not best.met:
+        tried.append(f"Left out {DECODER}: {left_out}")
+    return Fit(best.picture, fits[best.method].vae, [*tried, f"Took {best.method}: {why}.", *fits[best.method].remarks], plain())
+
+
+def level(seam: float) -> str:
+    """A seam in words."""
+    return "none, the mask has no edge" if math.isnan(seam) else f"{seam:.2f}"
+
+
+METHODS: dict[str, Callable[..., Fit]] = {
+    DECODER: by_decoder,
+    LATENT: by_latent,
+    **{method: functools.partial(in_pixels, method) for method in reconstruction.IN_PIXELS},
+    AUTO: by_auto,
+}
