@@ -8,7 +8,7 @@ from . import loader
 
 
 class LoadDemoModel(io.ComfyNode):
-    """Loads the embedded demo model; takes the place of CheckpointLoaderSimple in the examples."""
+    """Loads the demo model. In the examples it takes the place of CheckpointLoaderSimple."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -16,22 +16,26 @@ class LoadDemoModel(io.ComfyNode):
             node_id="LoadDemoModel",
             display_name="Load Demo Model (Blended Latent Diffusion)",
             category="Blended Latent Diffusion/demo",
-            description="A small text-to-image model (128x128, SD 1.5 in miniature) that comes with this pack. "
-                        "Replace it by Load Checkpoint to use the same graph with an SD model.",
+            description="Loads a small demo model that draws 128x128 pictures, an SD 1.5 in miniature. To run the same workflow with your own model, "
+                        "replace this node with Load Checkpoint.",
             inputs=[],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="The diffusion model, for a sampler."),
+                io.Clip.Output(tooltip="Encodes prompts, for CLIP Text Encode (Prompt)."),
+                io.Vae.Output(tooltip="Encodes and decodes pictures, for VAE Encode and VAE Decode."),
+            ],
         )
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
         if not loader.WEIGHTS.exists():
-            raise FileNotFoundError(f"The demo model's weights are missing: {loader.WEIGHTS.name} belongs into "
-                                    "demo/models. Get a complete copy of the repository.")
+            raise FileNotFoundError(f"The demo model's weights {loader.WEIGHTS.name} are missing from demo/models: "
+                                    "download a complete copy of the repository.")
         return io.NodeOutput(*loader.load())
 
 
 class DemoExtension(ComfyExtension):
-    """The pack of one node; makes the demo's small CLIP known as an open_clip model."""
+    """Adds the node, and lists the demo's small CLIP in Load OpenCLIP."""
 
     async def on_load(self) -> None:
         import folder_paths

@@ -17,20 +17,24 @@ class ApplyMaskSchedule(io.ComfyNode):
             node_id="ApplyMaskSchedule",
             display_name="Apply Mask Schedule",
             category=CATEGORY,
-            description="Progressive mask shrinking for any sampler: patches the model so that each step blends with the mask of its stage. A noise mask of "
-            "the latent no longer counts.",
-            search_aliases=["progressive mask shrinking", "model patch", "inpaint", "blended latent diffusion"],
+            description="Adds a shrinking mask to a model, so that KSampler and any other sampler can use it. The schedule takes the place of the latent's "
+            "noise mask.",
+            search_aliases=["inpaint", "mask schedule", "progressive mask shrinking", "model patch", "ksampler", "blended latent diffusion"],
             inputs=[
-                io.Model.Input("model", tooltip="The model to patch; the one passed in stays as it is."),
-                MaskScheduleType.Input("mask_schedule", tooltip="From Progressive Mask Dilate."),
+                io.Model.Input("model", tooltip="The model to patch. The output is a patched copy; this one stays as it is."),
+                MaskScheduleType.Input("mask_schedule", tooltip="Masks that shrink during sampling, from Progressive Mask Dilate."),
                 io.Latent.Input(
                     "source",
                     optional=True,
-                    tooltip="The source latent, for a sampler that goes on from another one's latent with noise left in it (KSampler Advanced): without it "
-                    "that noise would stay in the background.",
+                    tooltip="The source picture as a latent. Only needed if the sampler continues from a latent that still has noise in it, like the second "
+                    "of two KSampler (Advanced) nodes. Without it, that noise stays in the background.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For any sampler: KSampler, KSampler (Advanced), SamplerCustomAdvanced.")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The patched model, for KSampler, KSampler (Advanced), SamplerCustomAdvanced or any other sampler."
+                )
+            ],
         )
 
     @classmethod

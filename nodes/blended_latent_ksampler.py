@@ -21,48 +21,84 @@ class BlendedLatentKSampler(io.ComfyNode):
             node_id="BlendedLatentKSampler",
             display_name="Blended Latent KSampler",
             category=CATEGORY,
-            description="KSampler whose latent is blended with the source at every step, under a mask that may shrink. Outside the mask the result's latent "
-            "is the source's, exactly.",
-            search_aliases=["inpaint sampler", "ksampler", "blended latent diffusion", "local edit", "noise mask"],
+            description="A KSampler for inpainting with ordinary checkpoints, after the paper Blended Latent Diffusion. At every step it puts the source back "
+            "outside the mask, so the latent there ends up identical to the source. It can draw several candidates at once.",
+            search_aliases=["inpaint", "inpaint sampler", "ksampler", "local edit", "noise mask", "background", "candidates", "blended latent diffusion"],
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model, with any patches: LoRA, ControlNet, FreeU, ..."),
+                io.Model.Input("model", tooltip="The diffusion model to sample with. LoRA, FreeU and other patches work as usual."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Of the first candidate; candidate i has seed + i."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="The seed of the first candidate. The next candidates use seed + 1, seed + 2 and so on.",
                 ),
-                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="Denoising steps. The paper: 50."),
+                io.Int.Input("steps", default=50, min=1, max=10000, tooltip="How many denoising steps to run. The paper uses 50; fewer are faster."),
                 io.Float.Input(
-                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance. The paper: 5.0 for LDM, 7.5 for SD 2.1."
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance: how strongly the edit follows the prompt. The paper uses 7.5 for Stable Diffusion 2.1 and 5.0 for the older latent "
+                    "diffusion model (LDM).",
                 ),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, default="ddim", tooltip="Any of the host's. The paper: ddim."),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="ddim",
+                    tooltip="The sampling algorithm. All of ComfyUI's samplers work. The paper uses ddim.",
+                ),
                 io.Combo.Input(
                     "scheduler",
                     options=comfy.samplers.KSampler.SCHEDULERS,
                     default="ddim_uniform",
-                    tooltip="How the noise falls. The paper: ddim_uniform.",
+                    tooltip="How the noise decreases from step to step. All of ComfyUI's schedulers work. The paper uses ddim_uniform.",
                 ),
-                io.Conditioning.Input("positive", tooltip="What the masked area shall show."),
-                io.Conditioning.Input("negative", tooltip="What it shall not show; the paper: an empty prompt."),
-                io.Latent.Input("latent_image", tooltip="The source, from VAE Encode: one, or a batch of them."),
+                io.Conditioning.Input("positive", tooltip="Describe what you want to see inside the mask."),
+                io.Conditioning.Input("negative", tooltip="Describe what you don't want to see inside the mask. The paper uses an empty prompt."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The source picture as a latent, from VAE Encode (not VAE Encode (for Inpainting), which grays out the masked area). A batch "
+                    "edits several pictures in one run.",
+                ),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1 the masked area starts from the source, too: for scribbles. The paper: 1 for LDM, 0.75 for SD 2.1.",
+                    tooltip="How much the masked area may change. At 1 it starts from pure noise. At lower values it keeps rough shapes and colors of the "
+                    "source; try 0.75 for scribbles. The paper uses 1 for LDM and 0.75 for Stable Diffusion 2.1.",
                 ),
-                io.Int.Input("candidates", default=1, min=1, max=256, tooltip="Predictions for each source. The paper draws 24 and ranks them."),
+                io.Int.Input(
+                    "candidates",
+                    default=1,
+                    min=1,
+                    max=256,
+                    tooltip="How many versions to draw of each source picture. Draw several and let CLIP Rank Batch pick the best. The paper draws 24.",
+                ),
                 io.Mask.Input(
-                    "mask", optional=True, tooltip="White is edited. Of any size. Without it the noise mask of the latent counts."
+                    "mask",
+                    optional=True,
+                    tooltip="White marks the area to edit. The mask can have any size with the proportions of the picture. If you connect neither mask nor "
+                    "mask_schedule, the noise mask of latent_image is used.",
                 ),
-                MaskScheduleType.Input("mask_schedule", optional=True, tooltip="From Progressive Mask Dilate, instead of a mask."),
+                MaskScheduleType.Input(
+                    "mask_schedule",
+                    optional=True,
+                    tooltip="Masks that shrink during sampling, from Progressive Mask Dilate. Recommended for thin masks. Connect it instead of mask (both "
+                    "only with pixel_blend).",
+                ),
                 io.Combo.Input(
                     "background_noise",
                     options=[EVERY_STEP, FIXED],
                     default=EVERY_STEP,
                     advanced=True,
-                    tooltip="every step: fresh noise for the background at each step (the paper). fixed: at each step the noise that sampling starts "
-                    "from (ComfyUI's core).",
+                    tooltip="The noise added to the source before it is blended in. every step: fresh noise at each step (the paper). fixed: the same noise "
+                    "at each step, as in ComfyUI's own samplers.",
                 ),
                 io.Int.Input(
                     "chunk_size",
@@ -70,7 +106,8 @@ class BlendedLatentKSampler(io.ComfyNode):
                     min=0,
                     max=256,
                     advanced=True,
-                    tooltip="Candidates sampled at once. 0: as many as the free memory allows.",
+                    tooltip="How many candidates to sample at once. 0: as many as fit into free memory. Set a small number if sampling takes memory that you "
+                    "need elsewhere. Each candidate looks the same either way.",
                 ),
                 io.Int.Input(
                     "resample_steps",
@@ -78,8 +115,8 @@ class BlendedLatentKSampler(io.ComfyNode):
                     min=0,
                     max=10000,
                     advanced=True,
-                    tooltip="RePaint: after each so many steps jump back as many and do them again, so that inside and outside agree better, in nearly "
-                    "twice the time. 0: never (the paper). A fifth of the steps is a good start.",
+                    tooltip="RePaint: after every group of this many steps, jumps back and runs the group again. The edit then fits its surroundings better, "
+                    "but sampling takes nearly twice as long. A fifth of the steps is a good start. The paper uses 0 (off).",
                 ),
                 io.Float.Input(
                     "pixel_blend",
@@ -88,14 +125,23 @@ class BlendedLatentKSampler(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Share of the schedule, at its end, in which the predicted picture is also blended with the source in pixels, which keeps the "
-                    "source right up to the painted edge. Needs vae and pixels; decodes and encodes at each of these steps. 0: never.",
+                    tooltip="Also blends in pixels during the last part of the schedule, so that the source is kept right up to the painted edge. 0.2 means "
+                    "the last fifth; 0 is off. Needs vae and pixels. Slow: each of these steps decodes and encodes the picture. The paper uses 0 for LDM.",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="For pixel_blend only."),
-                io.Image.Input("pixels", optional=True, tooltip="For pixel_blend only: the source picture that latent_image was encoded from."),
-                PruningType.Input("pruning", optional=True, tooltip="From Prune Candidates: poor candidates are dropped on the way, which saves their time."),
+                io.Vae.Input("vae", optional=True, tooltip="Only for pixel_blend: the VAE that encoded latent_image."),
+                io.Image.Input("pixels", optional=True, tooltip="Only for pixel_blend: the source picture that latent_image was encoded from."),
+                PruningType.Input(
+                    "pruning",
+                    optional=True,
+                    tooltip="Drops weak candidates part-way through sampling, which saves time. Connect Prune Candidates.",
+                ),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="One a candidate that pruning has left, with the mask of the result as noise_mask.")],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The edited latents, one per candidate, with the final mask as their noise mask. With pruning, only the candidates that were kept.",
+                )
+            ],
         )
 
     @classmethod

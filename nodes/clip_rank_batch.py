@@ -16,12 +16,14 @@ MIX = {"masked": 1.0, "box": 4.0, "whole": 2.0}
 
 def _context() -> io.Input:
     return io.Float.Input(
-        "context", default=0.5, min=0.0, max=4.0, step=0.05, tooltip="How far the box reaches beyond the mask, in parts of the mask's longer side."
+        "context", default=0.5, min=0.0, max=4.0, step=0.05, tooltip="How far the box reaches beyond the mask on every side, as a share of its longer side."
     )
 
 
 def _weight(scope: str) -> io.Input:
-    return io.Float.Input(f"{scope}_weight", default=MIX[scope], min=0.0, max=100.0, step=0.1, tooltip=f"Weight of the score of scope {scope}.")
+    return io.Float.Input(
+        f"{scope}_weight", default=MIX[scope], min=0.0, max=100.0, step=0.1, tooltip=f"How much the score of scope {scope} counts. 0 leaves it out."
+    )
 
 
 class ClipRankBatch(io.ComfyNode):
@@ -36,18 +38,30 @@ class ClipRankBatch(io.ComfyNode):
             node_id="ClipRankBatch",
             display_name="CLIP Rank Batch",
             category=CATEGORY,
-            description="Sorts candidates by how well CLIP finds the prompt in them, best first, and keeps the best; latents stay in step.",
-            search_aliases=["rank images", "clip score", "best of batch", "top k", "pick best", "blended latent diffusion"],
+            description="Sorts pictures by how well they match a prompt, best first, and keeps as many as you want. Their latents stay in the same order.",
+            search_aliases=[
+                "rank images",
+                "sort images",
+                "compare",
+                "clip score",
+                "best of",
+                "best of batch",
+                "top k",
+                "pick",
+                "pick best",
+                "blended latent diffusion",
+            ],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="The candidates, decoded: a batch, or a list of pictures of any sizes, which are ranked together."),
-                OpenClipType.Input("clip", tooltip="From Load OpenCLIP."),
+                io.Image.Input("images", tooltip="The pictures to rank: a batch, or a list of pictures of any sizes. All of them are ranked together."),
+                OpenClipType.Input("clip", tooltip="The CLIP model that does the ranking, from Load OpenCLIP."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    tooltip="What the masked area shall show: the prompt of the edit. Several lines are several wordings; a candidate is to fit them all.",
+                    tooltip="Describe what you want to see inside the mask, usually with the prompt of the edit. You can give several wordings, one per "
+                    "line: the best pictures match all of them.",
                 ),
-                io.Mask.Input("mask", tooltip="The mask at picture size, one for all or one each."),
+                io.Mask.Input("mask", tooltip="The mask at picture size: one for all pictures or one per picture."),
                 io.DynamicCombo.Input(
                     "scope",
                     options=[
@@ -56,22 +70,28 @@ class ClipRankBatch(io.ComfyNode):
                         io.DynamicCombo.Option("box", [_context()]),
                         io.DynamicCombo.Option("whole", []),
                     ],
-                    tooltip="What CLIP is shown. mix: the weighted mean of three scores, whose order was measured to be the best. masked: picture times mask "
-                    "(the paper). box: the box of the mask, with some context. whole: all of it.",
+                    tooltip="Which part of a picture CLIP looks at. masked: the picture with everything outside the mask black (the paper). box: the area "
+                    "around the mask. whole: the whole picture. mix: a weighted mean of the three scores, which ranked best in our tests.",
                 ),
-                io.Int.Input("top_k", default=0, min=0, max=4096, tooltip="How many to return. 0: all, sorted."),
+                io.Int.Input("top_k", default=0, min=0, max=4096, tooltip="How many of the best pictures to return. 0: all of them, sorted."),
                 io.String.Input(
                     "negative_prompt",
                     default="",
                     multiline=True,
                     advanced=True,
-                    tooltip="Its similarity is subtracted from the score. Several lines are averaged. Empty: nothing is subtracted (the paper).",
+                    tooltip="Describe what you don't want to see. Pictures that match it score lower. With several lines, their matches are averaged. The "
+                    "paper leaves it empty.",
                 ),
-                io.Latent.Input("latents", optional=True, tooltip="The latents of the candidates, to be sorted alike."),
+                io.Latent.Input(
+                    "latents",
+                    optional=True,
+                    tooltip="The latents of the pictures. Connect them to get them back in the same order as the pictures.",
+                ),
                 io.Image.Input(
                     "source",
                     optional=True,
-                    tooltip="The picture before the edit, one for all or one each. With it the errors of a candidate outside the mask count, too.",
+                    tooltip="The picture before the edit: one for all pictures or one per picture. Connect it to rank down candidates that changed the "
+                    "background or show a seam.",
                 ),
                 io.Float.Input(
                     "realism_weight",
@@ -81,7 +101,8 @@ class ClipRankBatch(io.ComfyNode):
                     step=0.1,
                     optional=True,
                     advanced=True,
-                    tooltip="With a source: how much is subtracted for the errors against it, which are parts of the pixel range. 0: they are only reported.",
+                    tooltip="How strongly a changed background or a visible seam lowers the score, if source is connected. 0: they are only listed in the "
+                    "report. At 3 and more, smooth pictures begin to win over better matches. The paper has no such term.",
                 ),
                 io.Float.Input(
                     "min_score",
@@ -92,7 +113,8 @@ class ClipRankBatch(io.ComfyNode):
                     round=0.0001,
                     optional=True,
                     advanced=True,
-                    tooltip=f"Candidates below it are not returned, but the best always is. {ranking.NO_MIN_SCORE:g}: all are (the paper).",
+                    tooltip=f"Leaves out pictures that score lower than this. The best one is always returned. {ranking.NO_MIN_SCORE:g}: leaves out none (the "
+                    "paper).",
                 ),
                 io.Combo.Input(
                     "prompt_templates",
@@ -100,22 +122,35 @@ class ClipRankBatch(io.ComfyNode):
                     default="none",
                     optional=True,
                     advanced=True,
-                    tooltip="none: each line as it is (the paper). photo: the mean of each line and of phrases such as 'a close-up photo of ...' with it.",
+                    tooltip="none: uses your lines as they are (the paper). photo: averages each line with phrases such as 'a close-up photo of ...' around "
+                    "it.",
                 ),
                 io.Boolean.Input(
                     "against_lettering",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Adds a line against writing to the negative prompt, for prompts that come out as a poster that says them.",
+                    tooltip="Ranks down pictures with writing in them. Turn it on if candidates spell out the prompt instead of showing it.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", is_output_list=True, tooltip="Best first. A batch for a batch, a list for a list."),
-                io.Latent.Output(display_name="latents", is_output_list=True, tooltip="In the same order, with their noise masks."),
-                io.Float.Output(display_name="scores", is_output_list=True, tooltip="Of the images returned, as a list, best first."),
-                io.Int.Output(display_name="order", is_output_list=True, tooltip="Where each image returned stood in the batch, as a list, from 0."),
-                io.String.Output(display_name="report", tooltip="The whole ranking in words."),
+                io.Image.Output(
+                    display_name="images",
+                    is_output_list=True,
+                    tooltip="The pictures, best first. A batch comes out as a batch, a list as a list.",
+                ),
+                io.Latent.Output(display_name="latents", is_output_list=True, tooltip="The latents in the same order as the pictures, with their noise masks."),
+                io.Float.Output(
+                    display_name="scores",
+                    is_output_list=True,
+                    tooltip="The score of each returned picture, as a list, best first. Higher is better.",
+                ),
+                io.Int.Output(
+                    display_name="order",
+                    is_output_list=True,
+                    tooltip="Where each returned picture was in the input, as a list. Counting starts at 0.",
+                ),
+                io.String.Output(display_name="report", tooltip="The complete ranking as text, with notes on anything unusual."),
             ],
         )
 

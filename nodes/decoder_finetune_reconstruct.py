@@ -7,17 +7,29 @@ from torch import Tensor
 from ..bridge.types import CATEGORY
 from ..bridge.vae.reconstruct import AUTO, DECODER, LATENT, reconstruct
 
-RATE_TOOLTIP = "Of Adam, at its highest: it rises over five steps and falls to nothing at the last. The paper: constant, for 75 steps of the whole decoder."
+RATE_SHAPE = "The highest learning rate. It rises over the first five steps and falls to zero at the last. Lower it if the report says that the fit diverged."
+RATE_TOOLTIP = f"{RATE_SHAPE} The paper uses 0.0001 throughout."
 
 
 def _fit_inputs(iterations: int, rate: float, rate_tooltip: str) -> list[io.Input]:
     return [
         io.Int.Input(
-            "iterations", default=iterations, min=0, max=10000, tooltip="Adam steps at most. The paper: 75, of the whole decoder on the whole picture."
+            "iterations",
+            default=iterations,
+            min=0,
+            max=10000,
+            tooltip="The most optimizer steps to run. More steps bring the result closer to the source but take longer. 0 skips the fit. The paper runs 75, "
+            "on the whole decoder and the whole picture.",
         ),
         io.Float.Input("learning_rate", default=rate, min=0.0, max=1.0, step=0.00001, round=0.0000001, tooltip=rate_tooltip),
         io.Float.Input(
-            "background_weight", default=100.0, min=0.0, max=100000.0, step=1.0, tooltip="Lambda, the weight of the background in the loss. The paper: 100."
+            "background_weight",
+            default=100.0,
+            min=0.0,
+            max=100000.0,
+            step=1.0,
+            tooltip="How much the background counts against the edit (lambda in the paper). Raise it for a more accurate background; lower it to protect the "
+            "edit. 0 skips the fit. The paper uses 100.",
         ),
     ]
 
@@ -29,7 +41,8 @@ def _crop_inputs() -> list[io.Input]:
             default=8,
             min=1,
             max=512,
-            tooltip="Pixels around the mask that the decoder learns to draw as the source has them, so that the edit meets them. The paper: the whole picture.",
+            tooltip="How far around the mask the decoder learns to match the source, in pixels, so that the edit meets the background without a visible "
+            "edge. The paper uses the whole picture.",
         ),
         io.Float.Input(
             "background_target",
@@ -37,10 +50,11 @@ def _crop_inputs() -> list[io.Input]:
             min=0.0,
             max=200.0,
             step=0.5,
-            tooltip="Stops once the decoder draws the surroundings this near to the source, in dB. It also stops when that gets no better. Not in the paper.",
+            tooltip="Stops early once the area around the mask is this close to the source, in dB (PSNR, higher is closer). It also stops when the match no "
+            "longer improves. The paper never stops early.",
         ),
         _memory_input(),
-        _feather_input(8, ", fewer where it is thin. 0: for a mask that follows an outline"),
+        _feather_input(8, "Thin masks get less automatically. Use 0 if the mask follows the outline of an object."),
     ]
 
 
@@ -52,17 +66,26 @@ def _memory_input() -> io.Input:
         max=1024.0,
         step=0.25,
         round=0.01,
-        tooltip="GiB that the fit may take, found before its first step: with less it works in tiles and computes more. 0: all that is free.",
+        tooltip="The most memory the decoder fit may use, in GiB. If that is tight, the fit works in smaller pieces and takes longer. 0: all free memory.",
     )
 
 
-def _feather_input(default: int = 0, more: str = "") -> io.Input:
-    return io.Int.Input("feather", default=default, min=0, max=1024, tooltip=f"Pixels of transition, all of them inside the mask{more}.")
+def _feather_input(default: int = 0, more: str = "0 gives a hard edge.") -> io.Input:
+    return io.Int.Input(
+        "feather", default=default, min=0, max=1024, tooltip=f"How many pixels the edit takes to fade in, inward from the mask's edge. {more}"
+    )
 
 
 def _auto_inputs() -> list[io.Input]:
     return [
-        io.Float.Input("target_background", default=40.0, min=0.0, max=200.0, step=0.5, tooltip="The least PSNR of the unmasked area, in dB."),
+        io.Float.Input(
+            "target_background",
+            default=40.0,
+            min=0.0,
+            max=200.0,
+            step=0.5,
+            tooltip="How close the background must be to the source, in dB (PSNR, higher is closer). Above 40 dB a difference is hard to see.",
+        ),
         io.Float.Input(
             "target_seam",
             default=2.0,
@@ -70,7 +93,7 @@ def _auto_inputs() -> list[io.Input]:
             max=255.0,
             step=0.1,
             round=0.01,
-            tooltip="The most that the mask's edge may show, in levels of 255: the step across it beyond the source's own.",
+            tooltip="How visible the mask's edge may be at most: the color step across it that the source doesn't have, in levels of 255. Lower is stricter.",
         ),
         _memory_input(),
     ]
@@ -83,39 +106,53 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
             node_id="DecoderFinetuneReconstruct",
             display_name="Decoder Finetune Reconstruct",
             category=CATEGORY,
-            description="Decodes edited latents and brings the source's background back, which a VAE alone changes. The VAE passed in stays as it is.",
-            search_aliases=["background reconstruction", "vae decode", "seamless", "inpaint stitch", "fine-tune decoder", "blended latent diffusion"],
+            description="Decodes an edited latent and restores the background of the source picture, which a plain VAE decode alters. Your VAE is not changed.",
+            search_aliases=[
+                "inpaint",
+                "restore background",
+                "background reconstruction",
+                "vae decode",
+                "seam",
+                "seamless",
+                "paste back",
+                "inpaint stitch",
+                "fine-tune decoder",
+                "blended latent diffusion",
+            ],
             inputs=[
-                io.Latent.Input("samples", tooltip="Edited latents, as they came from the sampler."),
-                io.Vae.Input("vae", tooltip="The VAE that made the source latent. It is never changed."),
-                io.Image.Input("image", tooltip="The source picture, as it went into VAE Encode: one for all, or one each."),
-                io.Mask.Input("mask", tooltip="The mask at picture size; white was edited."),
+                io.Latent.Input("samples", tooltip="The edited latents, straight from the sampler or from CLIP Rank Batch."),
+                io.Vae.Input("vae", tooltip="The VAE that encoded the source picture. The node works on a copy, so yours is never changed."),
+                io.Image.Input("image", tooltip="The source picture that went into VAE Encode: one for the whole batch or one per latent."),
+                io.Mask.Input("mask", tooltip="The mask at picture size, with the edited area in white: one for the whole batch or one per latent."),
                 io.DynamicCombo.Input(
                     "method",
                     options=[
                         io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 1e-4, RATE_TOOLTIP), *_crop_inputs()]),
-                        io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, "Of Adam, in units of the latent; falls to nothing at the last step.")),
+                        io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, RATE_SHAPE)),
+                        io.DynamicCombo.Option(PASTE, [_feather_input()]),
+                        io.DynamicCombo.Option(COLOUR, [_feather_input()]),
+                        io.DynamicCombo.Option(POISSON, []),
                         io.DynamicCombo.Option("paste", [_feather_input()]),
                         io.DynamicCombo.Option("colour fit", [_feather_input()]),
                         io.DynamicCombo.Option("poisson", []),
                         io.DynamicCombo.Option(AUTO, _auto_inputs()),
                     ],
-                    tooltip="decoder weights: fine-tunes a copy of the decoder so that it draws this background (the paper). latent: optimises the latent; "
-                    "smooth. paste: the source's own pixels outside the mask; exact, but the seam shows. colour fit: a paste after the edit was brought to the "
-                    "source's tone. poisson: a paste without a seam, whose colours drift. auto: the cheapest of paste, colour fit, poisson and decoder weights "
-                    "that meets two targets.",
+                    tooltip="How to restore the background. decoder weights: fine-tunes a copy of the decoder for this picture (the paper). latent: adjusts "
+                    "the latent instead; the result is smoother. paste: copies the source's pixels outside the mask; exact and instant, but the seam can "
+                    "show. colour fit: matches the edit's colors to the source, then pastes. poisson: pastes without a seam, but colors inside the mask "
+                    "can drift. auto: the cheapest of paste, colour fit, poisson and decoder weights that meets two targets.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="The edited pictures."),
+                io.Image.Output(display_name="image", tooltip="The edited pictures with the background restored."),
                 io.Vae.Output(
                     display_name="vae",
-                    tooltip="With method decoder weights the tuned copy, for VAE Decode: around the mask it draws more like the source, elsewhere "
-                    "about what the VAE passed in draws. The image is nearer: there, what the edit drew beside the mask is left out. Else the VAE passed in.",
+                    tooltip="The fine-tuned copy, if decoder weights were used; otherwise your VAE. The copy draws the area around the mask more like the "
+                    "source, but the image output is closer still.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="What was done, with the background's PSNR before and after, and that of the pixels next to the mask."
+                    display_name="report", tooltip="What the node did, and how close the background and the pixels next to the mask are to the source, in dB."
                 ),
             ],
         )

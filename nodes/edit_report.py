@@ -14,24 +14,52 @@ class EditReport(io.ComfyNode):
             node_id="EditReport",
             display_name="Edit Report",
             category=CATEGORY,
-            description="Measures an edit: is the background still the source's, and does the seam show? Works for the result of any method.",
-            search_aliases=["psnr", "image difference", "compare images", "seam", "color shift", "delta e", "quality", "blended latent diffusion"],
+            description="Measures how well an edit kept the rest of the picture: did the background change, and does the seam show? Works for the results of "
+            "any inpainting method.",
+            search_aliases=[
+                "compare",
+                "compare images",
+                "image difference",
+                "psnr",
+                "seam",
+                "color shift",
+                "delta e",
+                "quality",
+                "inpaint",
+                "background",
+                "blended latent diffusion",
+            ],
             has_intermediate_output=True,
             inputs=[
-                io.Image.Input("source", tooltip="The source picture: one for all, or one each."),
-                io.Image.Input("edited", tooltip="The edited pictures. Their size is the source's, or what VAE Encode crops it to."),
-                io.Mask.Input("mask", tooltip="The mask at the source's size; white was edited. All that is not black is left out of the background."),
+                io.Image.Input("source", tooltip="The picture before the edit: one for all edited pictures or one for each."),
+                io.Image.Input("edited", tooltip="The edited pictures. They must have the size of the source, or the size that VAE Encode crops it to."),
+                io.Mask.Input("mask", tooltip="The mask at the source's size, with the edited area in white. Only pure black counts as background."),
             ],
             outputs=[
-                io.Float.Output(display_name="background_psnr", tooltip="In dB, of the unmasked area; of a batch, the worst. 150: the source exactly."),
-                io.Float.Output(display_name="worst_block", tooltip="In dB, of the worst 16x16 block of the unmasked area. 150: the source exactly."),
+                io.Float.Output(
+                    display_name="background_psnr",
+                    tooltip="How close the background is to the source, in dB. Higher is better: above 40 a difference is hard to see, and 150 means "
+                    "identical. For a batch, the worst picture.",
+                ),
+                io.Float.Output(
+                    display_name="worst_block",
+                    tooltip="The same for the worst 16x16 block of background pixels, in dB. A low value reveals damage in one spot. For a batch, the worst "
+                    "picture.",
+                ),
                 io.Float.Output(
                     display_name="seam",
-                    tooltip="The step across the mask's edge beyond the source's own, in levels of 255; of a batch, the worst. 0 where nothing shows.",
+                    tooltip="How visible the mask's edge is: the color step across it that the source doesn't have, in levels of 255. Below 1 or 2 is good, "
+                    "0 means invisible. For a batch, the worst picture.",
                 ),
-                io.Float.Output(display_name="colour_shift", tooltip="Mean CIE ΔE00 of the unmasked area; of a batch, the worst. 1 is just visible."),
+                io.Float.Output(
+                    display_name="colour_shift",
+                    tooltip="How much the colors of the background changed (mean CIE ΔE00). A shift of 1 is just visible. For a batch, the worst picture.",
+                ),
                 io.String.Output(display_name="report", tooltip="All figures of each picture, and the worst of each, as JSON."),
-                io.Image.Output(display_name="error", tooltip="The error of the unmasked area, 16 times amplified, with the mask's outline."),
+                io.Image.Output(
+                    display_name="error",
+                    tooltip="The change of the background, amplified 16 times, with the outline of the mask. Black means unchanged.",
+                ),
             ],
         )
 

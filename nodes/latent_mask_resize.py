@@ -17,22 +17,33 @@ class LatentMaskResize(io.ComfyNode):
             node_id="LatentMaskResize",
             display_name="Latent Mask Resize",
             category=CATEGORY,
-            description="Brings a mask to the size of a latent, and its frames to the latent's, without losing thin strokes.",
-            search_aliases=["downscale mask", "mask to latent", "video mask", "set latent noise mask", "inpaint mask", "blended latent diffusion"],
+            description="Resizes a mask from picture size to latent size without losing thin strokes, and adds it to the latent as its noise mask. Works for "
+            "pictures and video.",
+            search_aliases=[
+                "inpaint",
+                "inpaint mask",
+                "resize mask",
+                "downscale mask",
+                "mask to latent",
+                "video mask",
+                "set latent noise mask",
+                "blended latent diffusion",
+            ],
             has_intermediate_output=True,
             inputs=[
                 io.Mask.Input(
                     "mask",
-                    tooltip="The mask at picture size; white is what will be edited. One for all, or one each; for a video one a frame or one a latent frame.",
+                    tooltip="The mask at picture size. White marks the area to edit. Connect one mask for the whole batch or one per latent. For video, "
+                    "connect one mask for the whole clip, one per frame or one per latent frame.",
                 ),
-                io.Latent.Input("latent", tooltip="The latent whose height, width and frames the mask gets. The ratio is read from it, never assumed."),
+                io.Latent.Input("latent", tooltip="The latent that the mask is for. Its height, width and number of frames set the size of the new mask."),
                 io.Combo.Input(
                     "mode",
                     options=list(masks.RESIZE_MODES),
                     default="max",
-                    tooltip="max: a latent pixel is masked if any of its pixels is, so no paint is lost (default). coverage: strokes and dots like max, but "
-                    "tight edges on larger areas. area: the painted share itself, a soft mask. bilinear: what ComfyUI's samplers do. nearest: what "
-                    "the paper's code does. The last two lose thin strokes.",
+                    tooltip="How to shrink the mask. max: keeps every painted pixel; areas can grow by up to one latent pixel. coverage: keeps thin strokes "
+                    "too, and areas stay close to their painted size. area: a soft mask with the painted share of each latent pixel. bilinear: what "
+                    "ComfyUI's samplers do. nearest: what the paper's code does. The last two lose thin strokes.",
                 ),
                 io.Float.Input(
                     "threshold",
@@ -41,21 +52,30 @@ class LatentMaskResize(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     advanced=True,
-                    tooltip="Mode coverage only: how far a painted area may stick out of the mask, as a share of a latent pixel. 0.5 moves its edge to the "
-                    "nearest latent pixel, so that it hardly grows or shrinks; 0 is mode max. What is narrower than a latent pixel is kept at any value. "
-                    "In a soft mask, what is below the threshold counts as not painted.",
+                    tooltip="Only for mode coverage: how far a painted area may stick out of the mask, as a share of a latent pixel. At 0.5 the edges of an "
+                    "area move to the nearest latent pixel, so its size hardly changes. Lower values give larger areas; 0 is the same as max. Thin "
+                    "strokes are kept at any value. In a soft mask, values below the threshold count as not painted.",
                 ),
-                io.Boolean.Input("invert", default=False, advanced=True, tooltip="Edit what is not painted: the background edit of the paper."),
+                io.Boolean.Input(
+                    "invert",
+                    default=False,
+                    advanced=True,
+                    tooltip="Edits everything except the painted area, as in the paper's background edits. If you also connect the mask to other nodes, use "
+                    "Invert Mask before all of them instead.",
+                ),
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="Only for a video latent whose video frames per latent frame cannot be told from the counts of frames.",
+                    tooltip="Only for video: tells the node how many video frames make one latent frame. Connect it if the node asks for it.",
                 ),
             ],
             outputs=[
-                io.Mask.Output(display_name="mask", tooltip="The mask at latent size; for a video one a latent frame."),
-                io.Latent.Output(display_name="latent", tooltip="The latent with this mask as its noise_mask, for any sampler."),
-                io.String.Output(display_name="report", tooltip="What the resize kept and lost."),
+                io.Mask.Output(display_name="mask", tooltip="The mask at latent size. For video, one mask per latent frame."),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The input latent with the new mask as its noise mask. Any sampler then edits only the masked area.",
+                ),
+                io.String.Output(display_name="report", tooltip="Says whether every painted pixel was kept, and what was lost if not."),
             ],
         )
 

@@ -13,23 +13,24 @@ class OpenClipLoader(io.ComfyNode):
             node_id="OpenClipLoader",
             display_name="Load OpenCLIP",
             category=CATEGORY,
-            description="Loads a CLIP with both towers for CLIP Rank Batch and Prune Candidates. A checkpoint's CLIP cannot rank: it lacks the picture's side.",
-            search_aliases=["clip", "open_clip", "clip loader", "ranking", "blended latent diffusion"],
+            description="Loads a CLIP model that can compare pictures with a prompt, for CLIP Rank Batch and Prune Candidates. The CLIP of a checkpoint "
+            "can't do this because it has no image encoder.",
+            search_aliases=["clip", "open_clip", "clip loader", "clip score", "ranking", "compare", "blended latent diffusion"],
             inputs=[
                 io.Combo.Input(
                     "clip_name",
                     options=[*models.files(), *models.tags()],
-                    tooltip="A .safetensors of models/open_clip, with its open_clip config (same name, .json) beside it, or named by its architecture, "
-                    f"such as ViT-B-16-quickgelu.safetensors; or one of open_clip's pretrained models. The paper: {models.PAPER}.",
+                    tooltip="A .safetensors file in models/open_clip, or one of open_clip's pretrained models. Name a file after its architecture, such as "
+                    f"ViT-B-16-quickgelu.safetensors, or put its open_clip config next to it under the same name with .json. The paper uses {models.PAPER}.",
                 ),
                 io.Boolean.Input(
                     "download",
                     default=False,
                     advanced=True,
-                    tooltip="Lets open_clip fetch what is not on disk from the Hugging Face Hub into models/open_clip. Off, nothing asks the network.",
+                    tooltip="Downloads missing files from the Hugging Face Hub to models/open_clip. While it is off, the node never uses the network.",
                 ),
             ],
-            outputs=[OpenClipType.Output(display_name="clip", tooltip="For CLIP Rank Batch and Prune Candidates.")],
+            outputs=[OpenClipType.Output(display_name="clip", tooltip="The model, for CLIP Rank Batch and Prune Candidates.")],
         )
 
     @classmethod

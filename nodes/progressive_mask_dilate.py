@@ -16,20 +16,43 @@ class ProgressiveMaskDilate(io.ComfyNode):
             node_id="ProgressiveMaskDilate",
             display_name="Progressive Mask Dilate",
             category=CATEGORY,
-            description="A schedule of masks that starts wide and shrinks to the mask itself, so that a thin mask still gets the early, coarse steps.",
-            search_aliases=["grow mask", "mask schedule", "progressive mask shrinking", "thin mask", "blended latent diffusion"],
+            description="Makes a schedule of masks that starts wide and shrinks to your mask during sampling. This gives an edit under a thin mask enough "
+            "room in the early steps, when rough shapes and colors form.",
+            search_aliases=[
+                "inpaint",
+                "grow mask",
+                "expand mask",
+                "shrink mask",
+                "mask schedule",
+                "progressive mask shrinking",
+                "thin mask",
+                "blended latent diffusion",
+            ],
             has_intermediate_output=True,
             inputs=[
                 io.Mask.Input("mask", tooltip="The mask at latent size, from Latent Mask Resize."),
-                io.Int.Input("stages", default=3, min=0, max=64, tooltip="Wide masks before the mask itself. The paper: 3, so four parts. 0: no shrinking."),
+                io.Int.Input(
+                    "stages",
+                    default=3,
+                    min=0,
+                    max=64,
+                    tooltip="How many wide masks come before your own mask. Use 0 (no shrinking) for broad masks. The paper uses 3.",
+                ),
                 io.Int.Input(
                     "growth",
                     default=1,
                     min=1,
                     max=256,
-                    tooltip="Latent pixels that each stage reaches beyond the next one, on every side. The paper: 1, which makes kernels of 7, 5 and 3.",
+                    tooltip="How far each stage reaches beyond the next one, on every side, in latent pixels. With SD and SDXL one latent pixel is 8 picture "
+                    "pixels. The paper uses 1, so its widest stage reaches 3 latent pixels beyond the mask.",
                 ),
-                io.Combo.Input("shape", options=list(masks.SHAPES), default="square", advanced=True, tooltip="Structuring element. The paper: square."),
+                io.Combo.Input(
+                    "shape",
+                    options=list(masks.SHAPES),
+                    default="square",
+                    advanced=True,
+                    tooltip="How the wide masks grow: with square or with round corners. The paper uses square.",
+                ),
                 io.Float.Input(
                     "takeover",
                     default=0.78,
@@ -37,16 +60,17 @@ class ProgressiveMaskDilate(io.ComfyNode):
                     max=0.99,
                     step=0.01,
                     advanced=True,
-                    tooltip="Share of the schedule, from pure noise to none (as start_percent counts it), after which only the mask itself is used. "
-                    "The paper: 39 of 50 steps, 0.78. As measured (bench edits), 0.95 shows the prompt in strokes more often, but in the edge of a "
-                    "broad mask one sees it.",
+                    tooltip="When your own mask takes over, as a share of the schedule from pure noise (0) to none (1). It counts like start_percent in "
+                    "other nodes. Raise it if thin strokes fail to show the prompt; lower it if the edge of a broad mask shows. In our tests 0.95 was "
+                    "better for thin strokes but made the edges of broad masks visible. The paper uses 0.78 (39 of 50 steps).",
                 ),
                 io.Combo.Input(
                     "spacing",
                     options=list(schedule.SPACINGS),
                     default="equal",
                     advanced=True,
-                    tooltip="equal: the wide stages last equally long (the paper). eased: the widest lasts longest.",
+                    tooltip="How long each wide stage lasts. equal: all last equally long (the paper). eased: the widest lasts longest, and each further "
+                    "stage is shorter.",
                 ),
                 io.Int.Input(
                     "soft_edge",
@@ -54,12 +78,15 @@ class ProgressiveMaskDilate(io.ComfyNode):
                     min=0,
                     max=64,
                     advanced=True,
-                    tooltip="Latent pixels of a soft edge around the wide stages, square in shape. The paper: 0. The mask itself is never softened.",
+                    tooltip="Width of a soft edge around the wide stages, in latent pixels. Your own mask is never softened. The paper uses 0.",
                 ),
             ],
             outputs=[
-                MaskScheduleType.Output(display_name="schedule", tooltip="For Blended Latent KSampler or Apply Mask Schedule."),
-                io.Mask.Output(display_name="stages", tooltip="The masks as a batch, wide to thin."),
+                MaskScheduleType.Output(
+                    display_name="schedule",
+                    tooltip="Connect it to Blended Latent KSampler, or to Apply Mask Schedule for any other sampler.",
+                ),
+                io.Mask.Output(display_name="stages", tooltip="All masks of the schedule as one batch, from wide to thin."),
             ],
         )
 
