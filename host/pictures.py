@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from io import BytesIO
@@ -153,7 +154,7 @@ def blended_latent_ksampler(studio: Studio) -> Image.Image:
     made = studio.run(prompt, **source_and_mask(prompt), candidates=[the(prompt, "VAEDecode"), 0])
     seed, (source,), (mask,) = inputs(prompt, "BlendedLatentKSampler")["seed"], made["source"], made["mask"]
     panels = [Panel(f"candidate {index}, seed {seed + index}", image) for index, image in enumerate(made["candidates"][:6])]
-    return sheet([Panel("source", source), Panel("mask", painted(source, mask)), *panels], 4, 200)
+    return sheet([Panel("source", source), Panel("mask", painted(source, mask)), *panels], 4, 190)
 
 
 def apply_mask_schedule(studio: Studio) -> Image.Image:
@@ -189,7 +190,7 @@ def decoder_finetune_reconstruct(studio: Studio) -> Image.Image:
     parts = [Panel(f"{label}, enlarged", enlarged(images[name], box)) for name, label in names.items()]
     errors = [Panel("mask", painted(images["source"], made["mask"][0])),
               *(Panel(f"{names[name]}: change x8", changed(images["source"], images[name])) for name in ("plain", "result"))]
-    return sheet([*whole, *parts, *errors], 3, SIDE)
+    return sheet([*whole, *parts, *errors], 3, 170)
 
 
 def clip_rank_batch(studio: Studio) -> Image.Image:
@@ -232,8 +233,8 @@ def edit_report(studio: Studio) -> Image.Image:
     prompt["report"] = {"class_type": "EditReport", "inputs": {"source": node["image"], "edited": ["plain", 0], "mask": node["mask"]}}
     names = ("background_psnr", "worst_block", "seam", "colour_shift")
     made = studio.run(prompt, {name: ["report", index] for index, name in enumerate(names)}, source=node["image"], edited=["plain", 0], error=["report", 5])
-    units = ("dB", "dB", "levels of 255", "ΔE00")
-    figures = lines([(name, f"{float(made[name][0]):.2f} {unit}") for name, unit in zip(names, units, strict=True)], 3 * (SIDE + 8) + 8)
+    units = ("dB", "dB", "levels of 255", "CIEDE2000")
+    figures = lines([(name, f"{float(made[name][0]):.2f} {unit}") for name, unit in zip(names, units, strict=True)], 460)
     labels = {"source": "source", "edited": "edited, VAE Decode", "error": "error, 16 times"}
     return below(sheet([Panel(label, made[name][0]) for name, label in labels.items()], 3, SIDE), figures)
 
@@ -248,16 +249,17 @@ def open_clip_loader(studio: Studio) -> Image.Image:
                   ("                open_clip_model.safetensors", "")], 860)
 
 
+# Nodes that need the same samples follow each other, so that the server has them in its cache.
 NODES: dict[str, Callable[[Studio], Image.Image]] = {
     "LatentMaskResize": latent_mask_resize,
     "ProgressiveMaskDilate": progressive_mask_dilate,
-    "BlendedLatentKSampler": blended_latent_ksampler,
     "ApplyMaskSchedule": apply_mask_schedule,
-    "PruneCandidates": prune_candidates,
+    "BlendedLatentKSampler": blended_latent_ksampler,
     "DecoderFinetuneReconstruct": decoder_finetune_reconstruct,
-    "OpenClipLoader": open_clip_loader,
-    "ClipRankBatch": clip_rank_batch,
     "EditReport": edit_report,
+    "ClipRankBatch": clip_rank_batch,
+    "PruneCandidates": prune_candidates,
+    "OpenClipLoader": open_clip_loader,
 }
 
 
@@ -348,6 +350,7 @@ def main() -> int:
     parser.add_argument("--browser", type=Path, required=True)
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known, []], help=f"one of: {', '.join(known)}")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return exit_status(work, options, options.names or known)
 
 
