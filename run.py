@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show, try, test and measure the node pack in a real ComfyUI: demo | serve | test | bench.
+"""Show, try, test and measure the node pack in a real ComfyUI: demo | serve | test | bench | pictures.
 
 Needs nothing but Python 3.10. Without --comfyui it sets up the pinned ComfyUI in your cache folder on the first run.
 """
@@ -24,7 +24,7 @@ from host.provision import Builder, Host, cache_root, existing  # noqa: E402
 def main() -> int:
     """Run the command that the arguments name; returns the exit status."""
     options, rest = parser().parse_known_args()
-    if rest and options.command not in ("test", "bench"):
+    if rest and options.command not in ("test", "bench", "pictures"):
         parser().error(f"unknown argument: {rest[0]}")
     return exit_status(options.call, options, rest)
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--comfyui", type=Path, metavar="PATH", help="use this ComfyUI with the Python it runs on")
     common.add_argument("--python", type=Path, metavar="PATH", help="the Python of that ComfyUI, where it is not found")
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | test | bench")
+    commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | test | bench | pictures")
 
     def add(name: str, call: Callable[[argparse.Namespace, list[str]], int], text: str) -> argparse.ArgumentParser:
         # An abbreviation such as --co is for pytest or the benchmark, not for --comfyui.
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     test.add_argument("--fast", action="store_true", help="only the tests that need no server")
     bench = add("bench", run_bench, "run one benchmark; further arguments go to it")
     bench.add_argument("name", nargs="?", help=f"one of: {', '.join(benches()) or 'none yet'}")
+    add("pictures", run_pictures, "draw the pictures of the documentation again; further arguments name some of them")
     return result
 
 
@@ -96,6 +97,13 @@ def run_bench(options: argparse.Namespace, rest: list[str]) -> int:
     host = find_host(options, tests=True)
     script = ROOT / "bench" / f"{options.name.replace('-', '_')}.py"
     return run(host, [str(script), *rest], [host.comfyui, ROOT])
+
+
+def run_pictures(options: argparse.Namespace, rest: list[str]) -> int:
+    """The pictures of the help pages, the examples and the README."""
+    host = find_host(options, tests=True)
+    browser = find_browser(host.python, host.environment())
+    return run(host, ["-m", "host.pictures", *host_arguments(host), f"--browser={browser}", *rest], [ROOT])
 
 
 def benches() -> list[str]:

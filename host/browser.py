@@ -20,6 +20,10 @@ PLACES = (
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
 
+# For a browser that nobody watches, on a machine without a GPU and without a network.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+
 
 def find_browser(python: Path, environment: Mapping[str, str]) -> Path:
     """A Chromium-like browser: one that is installed, or else Playwright's, or else Debian's. Raises HostError.

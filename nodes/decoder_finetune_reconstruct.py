@@ -129,9 +129,6 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                     options=[
                         io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 1e-4, RATE_TOOLTIP), *_crop_inputs()]),
                         io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, RATE_SHAPE)),
-                        io.DynamicCombo.Option(PASTE, [_feather_input()]),
-                        io.DynamicCombo.Option(COLOUR, [_feather_input()]),
-                        io.DynamicCombo.Option(POISSON, []),
                         io.DynamicCombo.Option("paste", [_feather_input()]),
                         io.DynamicCombo.Option("colour fit", [_feather_input()]),
                         io.DynamicCombo.Option("poisson", []),

@@ -19,8 +19,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACK = "blended_latent_diffusion"
 SHOTS = ROOT / "output" / "screenshots"
-BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,10 +101,12 @@ def client(server: Any) -> Iterator[Any]:
 def chromium(pytestconfig: pytest.Config) -> Iterator[Any]:
     """The browser."""
     from playwright.sync_api import sync_playwright
+
+    from host.browser import FLAGS
     path = pytestconfig.getoption("--browser")
     assert path is not None, "the browser tests need --browser; python run.py test passes it"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(path), args=BROWSER_FLAGS)
+        browser = playwright.chromium.launch(executable_path=str(path), args=FLAGS)
         yield browser
         browser.close()
 
@@ -114,7 +114,7 @@ def chromium(pytestconfig: pytest.Config) -> Iterator[Any]:
 @pytest.fixture
 def ui(chromium: Any, server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The real user interface in a real browser; it ends in a picture of the screen under output/screenshots."""
-    from ui import Ui
+    from host.ui import Ui
     context = chromium.new_context(viewport={"width": 1600, "height": 1000})
     opened = Ui(context.new_page(), server.url)
     yield opened

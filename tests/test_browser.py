@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from test_workflows import EXAMPLES, RUNNABLE, nodes_of, workflow
+
+from conftest import ROOT
 
 
 def without_titles(prompt: dict) -> dict:
@@ -27,4 +31,14 @@ def test_an_example_shows_its_result_after_run(ui, name):
     for kind in ("SaveImage", "PreviewImage", "LatentMaskResize"):
         for node in nodes_of(prompt, kind):
             assert shown.get(node), f"{kind} {node} shows nothing"
+    assert ui.complaints == []
+
+
+def test_every_help_page_opens_with_all_its_pictures(ui):
+    ui.open()
+    for page in sorted((ROOT / "js" / "docs").glob("*.md")):
+        linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+        shown = ui.help_pictures(page.stem)
+        assert len(linked) >= 2 and [source.rpartition("/docs/")[2] for source in shown] == linked, page.stem
+        assert all(width > 0 for width in shown.values()), f"{page.stem}: {shown}"
     assert ui.complaints == []

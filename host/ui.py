@@ -84,6 +84,21 @@ class Ui:
         return self.page.evaluate("""() => Object.fromEntries(app.graph.nodes.map(
             n => [n.id, (n.imgs ?? []).filter(i => i.complete && i.naturalWidth).length]).filter(e => e[1]))""")
 
+    def help_pictures(self, kind: str) -> dict[str, int]:
+        """Open the help page of a new node of this kind; returns the address and the width in pixels of each picture on it."""
+        self.page.evaluate("""kind => {
+            app.graph.clear()
+            const node = LiteGraph.createNode(kind)
+            app.graph.add(node)
+            app.canvas.ds.offset = [400, 200]
+            app.canvas.selectNode(node)
+        }""", kind)
+        self.page.get_by_test_id("info-button").click()
+        pictures = self.page.locator(f".node-help-content img[src*='/{kind}']")
+        pictures.last.wait_for()
+        self.page.wait_for_function("() => [...document.querySelectorAll('.node-help-content img')].every(i => i.complete)")
+        return dict(pictures.evaluate_all("images => images.map(i => [i.src, i.naturalWidth])"))
+
     def _get(self, path: str) -> Json:
         with LOCAL.open(self.url + path, timeout=10) as answer:
             return json.load(answer)

@@ -1,0 +1,368 @@
+"""Draw every picture of the documentation again: the nodes and graphs as the real frontend draws them, and what each node does.
+
+    python run.py pictures [NAME ...]
+
+NAME is a node, an example or `README`; without one, everything is drawn. The pictures land beside the pages that show them:
+js/docs/images, example_workflows and docs/images. Every run draws the same edits, so only a change of the pack, of the demo
+model or of the frontend changes a picture.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+from playwright.sync_api import sync_playwright
+
+from host import exit_status
+from host.browser import FLAGS
+from host.client import Client, Run
+from host.demo import INPUTS
+from host.panels import GREEN, Panel, below, changed, enlarged, lines, outlined, painted, save, sheet
+from host.provision import Host
+from host.server import ROOT, Server, log_tail
+from host.ui import Ui
+
+Json = dict[str, Any]
+Link = list[Any]
+
+EXAMPLES, HELP, DOCS = ROOT / "example_workflows", ROOT / "js" / "docs" / "images", ROOT / "docs" / "images"
+NEEDS_A_CHECKPOINT = "sd15_or_sdxl"
+SMALLEST = "smallest_graph"
+OUTPUTS = {"PreviewAny", "PreviewImage", "SaveImage"}
+SIDE = 220
+# How an example's picture is labeled: the source, its mask, the result.
+LABELS = {"background_edit": ("source", "painted: kept"), "scribble_edit": ("scribble", "scribble and mask")}
+
+
+class Studio:
+    """A real server with this pack and the demo model, and one tab of the real frontend."""
+
+    def __init__(self, client: Client, ui: Ui) -> None:
+        self.client = client
+        self.ui = ui
+
+    def example(self, name: str) -> Json:
+        """The prompt of an example workflow."""
+        return self.client.prompt(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")))
+
+    def run(self, prompt: Json, texts: dict[str, Link] | None = None, **links: Link) -> dict[str, list[Any]]:
+        """Run a prompt; returns the pictures of the given links, and the texts of the others, by name."""
+        taps = {f"see {name}": {"class_type": "PreviewImage", "inputs": {"images": link}} for name, link in links.items()}
+        taps |= {f"see {name}": {"class_type": "PreviewAny", "inputs": {"source": link}} for name, link in (texts or {}).items()}
+        needed = {node_id: node for node_id, node in prompt.items() if node["class_type"] not in OUTPUTS}  # nothing but the taps asks for work
+        run = self.client.run(needed | taps)
+        pictures = {name: self.pictures(run, f"see {name}") for name in links}
+        return pictures | {name: run.outputs[f"see {name}"]["text"] for name in texts or {}}
+
+    def pictures(self, run: Run, node: str) -> list[Image.Image]:
+        """What a node saved or previewed."""
+        return [Image.open(BytesIO(data)).convert("RGB") for data in self.client.images(run, node)]
+
+    def shot(self, margin: tuple[int, int, int, int]) -> Image.Image:
+        """All nodes of the open graph as they are drawn, with a margin at the left, top, right and bottom."""
+        left, top, width, height = self.ui.page.evaluate("""() => {
+            const nodes = app.graph.nodes, title = LiteGraph.NODE_TITLE_HEIGHT
+            const low = i => Math.min(...nodes.map(n => n.pos[i])), high = i => Math.max(...nodes.map(n => n.pos[i] + n.size[i]))
+            app.canvas.deselectAll()
+            app.canvas.ds.scale = 1
+            app.canvas.ds.offset = [120 - low(0), 200 - low(1)]
+            app.canvas.setDirty(true, true)
+            return [120, 200 - title, high(0) - low(0), high(1) - low(1) + title]
+        }""")
+        self.ui.page.wait_for_timeout(800)
+        clip = {"x": left - margin[0], "y": top - margin[1], "width": width + margin[0] + margin[2], "height": height + margin[1] + margin[3]}
+        return Image.open(BytesIO(self.ui.page.screenshot(clip=clip))).convert("RGB")
+
+
+def the(prompt: Json, kind: str) -> str:
+    """The id of the only node of a kind."""
+    (found,) = (node_id for node_id, node in prompt.items() if node["class_type"] == kind)
+    return found
+
+
+def inputs(prompt: Json, kind: str) -> Json:
+    """The inputs of the only node of a kind."""
+    return prompt[the(prompt, kind)]["inputs"]
+
+
+def as_image(prompt: Json, mask: Link) -> Link:
+    """Adds a node that turns a mask into a picture; returns its output."""
+    name = f"mask {mask[0]} {mask[1]}"
+    prompt[name] = {"class_type": "MaskToImage", "inputs": {"mask": mask}}
+    return [name, 0]
+
+
+def source_and_mask(prompt: Json) -> dict[str, Link]:
+    """The links of the source picture and of its mask, as a picture."""
+    loader = the(prompt, "LoadImage")
+    return {"source": [loader, 0], "mask": as_image(prompt, [loader, 1])}
+
+
+# -- what each node does ------------------------------------------------------------------------------------------------
+
+
+def latent_mask_resize(studio: Studio) -> Image.Image:
+    """A thin scribble beside its latent mask in every mode."""
+    prompt = scribbled(studio, "blended_latent_edit", [(1, [(8, 14), (60, 22), (120, 9)]), (2, [(9, 44), (48, 28), (72, 50), (118, 33)]),
+                                                       (5, [(12, 66), (12, 118)]), (44, [(66, 92), (90, 92)])])
+    resize = the(prompt, "LatentMaskResize")
+    modes = studio.client.object_info()["LatentMaskResize"]["input"]["required"]["mode"][1]["options"]
+    links = {"mask": source_and_mask(prompt)["mask"]}
+    for mode in modes:
+        prompt[mode] = {"class_type": "LatentMaskResize", "inputs": prompt[resize]["inputs"] | {"mode": mode}}
+        links[mode] = as_image(prompt, [mode, 0])
+    made = studio.run(prompt, **links)
+    return sheet([Panel("painted, 128x128 pixels", made["mask"][0]), *(Panel(f"{mode}, 16x16", made[mode][0]) for mode in modes)], 3, SIDE)
+
+
+def scribbled(studio: Studio, example: str, strokes: list[tuple[int, list[tuple[int, int]]]]) -> Json:
+    """An example's prompt with these strokes, width and points, painted into the mask of the demo's picture instead of its own."""
+    picture = Image.open(INPUTS / "bld_demo_edit.png").convert("RGB")
+    alpha = Image.new("L", picture.size, 255)
+    draw = ImageDraw.Draw(alpha)
+    for width, points in strokes:
+        draw.line(points, fill=0, width=width, joint="curve")
+    picture.putalpha(alpha)
+    file = BytesIO()
+    picture.save(file, "PNG")
+    prompt = studio.example(example)
+    inputs(prompt, "LoadImage")["image"] = studio.client.upload("bld_scribbled.png", file.getvalue())
+    return prompt
+
+
+def progressive_mask_dilate(studio: Studio) -> Image.Image:
+    """The masks of the stages, with the part of the schedule that each covers."""
+    prompt = scribbled(studio, "thin_stroke", [(3, [(28, 60), (52, 40), (76, 62), (100, 42)])])
+    dilate = the(prompt, "ProgressiveMaskDilate")
+    made = studio.run(prompt, **source_and_mask(prompt), stages=as_image(prompt, [dilate, 1]))
+    takeover, stages = prompt[dilate]["inputs"]["takeover"], made["stages"]
+    ends = [takeover * index / (len(stages) - 1) for index in range(len(stages))] + [1]
+    panels = [Panel(f"{start:.0%} to {end:.0%}", image) for start, end, image in zip(ends, ends[1:], stages, strict=False)]
+    return sheet([Panel("mask on the source", painted(made["source"][0], made["mask"][0])), *panels], len(panels) + 1, 180)
+
+
+def blended_latent_ksampler(studio: Studio) -> Image.Image:
+    """Source, mask and candidates of one prompt."""
+    prompt = studio.example("blended_latent_edit")
+    made = studio.run(prompt, **source_and_mask(prompt), candidates=[the(prompt, "VAEDecode"), 0])
+    seed, (source,), (mask,) = inputs(prompt, "BlendedLatentKSampler")["seed"], made["source"], made["mask"]
+    panels = [Panel(f"candidate {index}, seed {seed + index}", image) for index, image in enumerate(made["candidates"][:6])]
+    return sheet([Panel("source", source), Panel("mask", painted(source, mask)), *panels], 4, 190)
+
+
+def apply_mask_schedule(studio: Studio) -> Image.Image:
+    """A stock KSampler under a thin stroke: with its own noise mask, and with the schedule; the same seeds."""
+    prompt = studio.example("thin_stroke")
+    dilate, resize = the(prompt, "ProgressiveMaskDilate"), the(prompt, "LatentMaskResize")
+    settings = next(node["inputs"] for node in prompt.values() if node["class_type"] == "BlendedLatentKSampler")
+    shared = {key: settings[key] for key in ("steps", "cfg", "positive", "negative", "denoise", "seed")} | {"sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    model, vae = settings["model"], inputs(prompt, "VAEEncode")["vae"]
+    prompt["scheduled"] = {"class_type": "ApplyMaskSchedule", "inputs": {"model": model, "mask_schedule": [dilate, 0]}}
+    prompt["four"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": [resize, 1], "amount": 4}}
+    links = source_and_mask(prompt)
+    for name, patched in {"alone": model, "with": ["scheduled", 0]}.items():
+        prompt[f"sample {name}"] = {"class_type": "KSampler", "inputs": {**shared, "model": patched, "latent_image": ["four", 0]}}
+        prompt[f"decode {name}"] = {"class_type": "VAEDecode", "inputs": {"samples": [f"sample {name}", 0], "vae": vae}}
+        links[name] = [f"decode {name}", 0]
+    made = studio.run(prompt, **links)
+    masked = painted(made["source"][0], made["mask"][0])
+    rows = [Panel("mask, prompt “a cactus”", masked), *(Panel("KSampler alone", image) for image in made["alone"]),
+            Panel("the same mask", masked), *(Panel("with this node", image) for image in made["with"])]
+    return sheet(rows, 5, 160)
+
+
+def decoder_finetune_reconstruct(studio: Studio) -> Image.Image:
+    """Source, plain decode and result, with a cut-out of the background and the change of each."""
+    prompt = studio.example("blended_latent_edit")
+    node = inputs(prompt, "DecoderFinetuneReconstruct")
+    prompt["plain"] = {"class_type": "VAEDecode", "inputs": {"samples": node["samples"], "vae": node["vae"]}}
+    made = studio.run(prompt, **source_and_mask(prompt), plain=["plain", 0], result=[the(prompt, "DecoderFinetuneReconstruct"), 0])
+    names = {"source": "source", "plain": "VAE Decode", "result": "this node"}
+    images, box = {name: made[name][0] for name in names}, (0, 80, 48, 128)
+    whole = [Panel(label, outlined(images[name], box)) for name, label in names.items()]
+    parts = [Panel(f"{label}, enlarged", enlarged(images[name], box)) for name, label in names.items()]
+    errors = [Panel("mask", painted(images["source"], made["mask"][0])),
+              *(Panel(f"{names[name]}: change x8", changed(images["source"], images[name])) for name in ("plain", "result"))]
+    return sheet([*whole, *parts, *errors], 3, 170)
+
+
+def clip_rank_batch(studio: Studio) -> Image.Image:
+    """The candidates as they came, and best first with their scores."""
+    prompt = studio.example("pruned_candidates")
+    inputs(prompt, "BlendedLatentKSampler").update(candidates=8, seed=1)
+    del inputs(prompt, "BlendedLatentKSampler")["pruning"]
+    rank = the(prompt, "ClipRankBatch")
+    made = studio.run(prompt, {"scores": [rank, 2], "order": [rank, 3]}, candidates=inputs(prompt, "ClipRankBatch")["images"], ranked=[rank, 0])
+    before = [Panel(f"candidate {index}", image) for index, image in enumerate(made["candidates"])]
+    after = [Panel(f"{place + 1}. candidate {order}: {float(score):.3f}", image, GREEN if place == 0 else None)
+             for place, (image, score, order) in enumerate(zip(made["ranked"], made["scores"], made["order"], strict=True))]
+    return sheet([*before, *after], 4, 170)
+
+
+def prune_candidates(studio: Studio) -> Image.Image:
+    """All candidates finished without pruning; those that pruning keeps are framed, the others pale."""
+    prompt = studio.example("pruned_candidates")
+    decode = the(prompt, "VAEDecode")
+    sampler = the(prompt, "BlendedLatentKSampler")
+    everything = {key: value for key, value in prompt[sampler]["inputs"].items() if key != "pruning"}
+    prompt["all"] = {"class_type": "BlendedLatentKSampler", "inputs": everything}
+    prompt["decode all"] = {"class_type": "VAEDecode", "inputs": prompt[decode]["inputs"] | {"samples": ["all", 0]}}
+    made = studio.run(prompt, all=["decode all", 0], kept=[decode, 0])
+    kept = {min(range(len(made["all"])), key=lambda index: distance(made["all"][index], image)) for image in made["kept"]}
+    return sheet([Panel(f"{index}: goes on" if index in kept else f"{index}: dropped", image, GREEN if index in kept else None, index not in kept)
+                  for index, image in enumerate(made["all"])], 8, 116)
+
+
+def distance(one: Image.Image, other: Image.Image) -> float:
+    """How different two pictures are: 0 for the same."""
+    return sum(value * count for value, count in enumerate(changed(one, other).histogram()))
+
+
+def edit_report(studio: Studio) -> Image.Image:
+    """Source, edited picture and the error that the node draws, above the figures that it returns."""
+    prompt = studio.example("blended_latent_edit")
+    node = inputs(prompt, "DecoderFinetuneReconstruct")
+    prompt["plain"] = {"class_type": "VAEDecode", "inputs": {"samples": node["samples"], "vae": node["vae"]}}
+    prompt["report"] = {"class_type": "EditReport", "inputs": {"source": node["image"], "edited": ["plain", 0], "mask": node["mask"]}}
+    names = ("background_psnr", "worst_block", "seam", "colour_shift")
+    made = studio.run(prompt, {name: ["report", index] for index, name in enumerate(names)}, source=node["image"], edited=["plain", 0], error=["report", 5])
+    units = ("dB", "dB", "levels of 255", "CIEDE2000")
+    figures = lines([(name, f"{float(made[name][0]):.2f} {unit}") for name, unit in zip(names, units, strict=True)], 460)
+    labels = {"source": "source", "edited": "edited, VAE Decode", "error": "error, 16 times"}
+    return below(sheet([Panel(label, made[name][0]) for name, label in labels.items()], 3, SIDE), figures)
+
+
+def open_clip_loader(studio: Studio) -> Image.Image:
+    """Where CLIP files go."""
+    return lines([("ComfyUI/", ""), ("    models/", ""), ("        open_clip/", ""),
+                  ("            ViT-B-16-quickgelu.safetensors", "a file named after its architecture"),
+                  ("            my-clip.safetensors", "any name, with its open_clip config beside it:"),
+                  ("            my-clip.json", ""),
+                  ("            timm/vit_base_patch16_clip_224.openai/", "a pretrained model, as download stores it:"),
+                  ("                open_clip_model.safetensors", "")], 860)
+
+
+# Nodes that need the same samples follow each other, so that the server has them in its cache.
+NODES: dict[str, Callable[[Studio], Image.Image]] = {
+    "LatentMaskResize": latent_mask_resize,
+    "ProgressiveMaskDilate": progressive_mask_dilate,
+    "ApplyMaskSchedule": apply_mask_schedule,
+    "BlendedLatentKSampler": blended_latent_ksampler,
+    "DecoderFinetuneReconstruct": decoder_finetune_reconstruct,
+    "EditReport": edit_report,
+    "ClipRankBatch": clip_rank_batch,
+    "PruneCandidates": prune_candidates,
+    "OpenClipLoader": open_clip_loader,
+}
+
+
+# -- the nodes and the graphs as the frontend draws them ------------------------------------------------------------------
+
+
+def node_alone(studio: Studio, kind: str) -> Image.Image:
+    """A new node of this kind in an empty graph."""
+    studio.ui.page.evaluate("""kind => {
+        app.graph.clear()
+        const node = LiteGraph.createNode(kind)
+        app.graph.add(node)
+        const [width, height] = node.computeSize()
+        node.setSize([Math.max(width, 380), height])
+    }""", kind)
+    return studio.shot((14, 30, 14, 14))
+
+
+def graph(studio: Studio, example: str, run: bool) -> Image.Image:
+    """An example in the frontend, after a run if asked for."""
+    studio.ui.open(example)
+    if run:
+        studio.ui.run()
+    return studio.shot((20, 40, 20, 20))
+
+
+def example_picture(studio: Studio, name: str) -> Image.Image:
+    """Source, mask and result of an example."""
+    if name == NEEDS_A_CHECKPOINT:
+        return fitted(graph(studio, name, run=False), 1400)
+    prompt = studio.example(name)
+    made = studio.run(prompt, **source_and_mask(prompt), result=inputs(prompt, "SaveImage")["images"], **comparison(prompt))
+    source, mask, result = (made[key][0] for key in ("source", "mask", "result"))
+    masked, text = painted(source, mask), f"“{wanted(prompt)}”"
+    if "other" in made:
+        return sheet([Panel(f"mask, {text}", masked), Panel("without shrinking", made["other"][0]), Panel("with shrinking", result)], 3, 256)
+    first, second = LABELS.get(name, ("source", "mask"))
+    return sheet([Panel(first, source), Panel(second, masked), Panel(text, result)], 3, 256)
+
+
+def comparison(prompt: Json) -> dict[str, Link]:
+    """The picture without shrinking, where an example draws one."""
+    found = [node["inputs"]["images"] for node in prompt.values() if node["_meta"]["title"] == "Without shrinking" and node["class_type"] == "PreviewImage"]
+    return {"other": found[0]} if found else {}
+
+
+def wanted(prompt: Json) -> str:
+    """The text of an example's edit."""
+    texts = [node["inputs"] for node in prompt.values() if node["class_type"] in ("PrimitiveStringMultiline", "CLIPTextEncode")]
+    return next(text for one in texts for text in one.values() if isinstance(text, str) and text)
+
+
+def fitted(image: Image.Image, width: int) -> Image.Image:
+    """The picture scaled down to a width."""
+    return image if image.width <= width else image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+
+
+# -- all of them --------------------------------------------------------------------------------------------------------
+
+
+def draw(studio: Studio, names: list[str]) -> None:
+    """Draw the pictures of the nodes, examples and pages named."""
+    nodes = [name for name in NODES if name in names]
+    for name in nodes:
+        save(NODES[name](studio), HELP / f"{name}.jpg")
+    if nodes:
+        studio.ui.open()
+        for name in nodes:
+            save(node_alone(studio, name), HELP / f"{name}_node.png")
+    for name in examples():
+        if name in names:
+            save(example_picture(studio, name), EXAMPLES / f"{name}.jpg")
+    if "README" in names:
+        save(fitted(graph(studio, SMALLEST, run=True), 1600), DOCS / f"{SMALLEST}.jpg")
+
+
+def examples() -> list[str]:
+    """The names of the example workflows."""
+    return sorted(path.stem for path in EXAMPLES.glob("*.json"))
+
+
+def main() -> int:
+    """Draw what the arguments name; returns the exit status."""
+    known = [*NODES, *examples(), "README"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True)
+    parser.add_argument("--overlay", type=Path)
+    parser.add_argument("--browser", type=Path, required=True)
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known, []], help=f"one of: {', '.join(known)}")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return exit_status(work, options, options.names or known)
+
+
+def work(options: argparse.Namespace, names: list[str]) -> None:
+    """Start the server and the browser, and draw."""
+    host = Host(Path(sys.executable), options.comfyui, options.overlay)
+    with Server(host, inputs=[INPUTS]) as server, Client(server.url, diagnose=lambda: log_tail(server.log())) as client, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(options.browser), args=FLAGS)
+        page = browser.new_page(viewport={"width": 2200, "height": 1500}, device_scale_factor=1.5)
+        draw(Studio(client, Ui(page, server.url)), names)
+        browser.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
