@@ -25,7 +25,7 @@ def as_encoded(mask: Tensor, size: tuple[int, int]) -> Tensor:
     (height, width), (rows, columns) = mask.shape[-2:], size
     if abs(height * columns - width * rows) > max(height, width) + max(rows, columns):
         raise ValueError(
-            f"mask is {width}x{height}, which has not the shape of the latent, {columns}x{rows}: give the mask of the picture that the latent was made of."
+            f"mask is {width}x{height}, whose proportions are not those of the latent, {columns}x{rows}: connect the mask of the encoded picture."
         )
     ratio = 2 ** max(0, int(math.log2(min(height / rows, width / columns))))
     if (height // ratio, width // ratio) != (rows, columns):
@@ -60,10 +60,10 @@ def video_frames(count: int, samples: int, frames: int, ratio: int | None) -> tu
     readings = {sets: masks for sets, masks in readings.items() if masks}
     if len(readings) == 1 or (readings and ratio):
         return next(iter(readings.items()))
-    video = f"{1 + ratio * (frames - 1)} to {ratio * frames}, one a frame of the video" if ratio else "one a frame of the video (then connect vae)"
+    video = f"{1 + ratio * (frames - 1)} to {ratio * frames} (one per video frame)" if ratio else "one per video frame (then connect vae too)"
     raise ValueError(
         f"mask has {count} frames, but latent has {frames}{f' in each of {samples} samples' if samples > 1 else ''}: "
-        f"give 1 for all, {frames}, or {video}{', for all samples or for each' if samples > 1 else ''}."
+        f"connect 1 mask, {frames} (one per latent frame) or {video}{', for all samples or for each' if samples > 1 else ''}."
     )
 
 
@@ -161,7 +161,7 @@ def resize(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: fl
             return F.interpolate(mask[:, None], size=size, mode="bilinear")[:, 0]
         case "nearest":
             return F.interpolate(mask[:, None], size=size, mode="nearest-exact")[:, 0]
-    raise ValueError(f"mode was {mode!r}, must be one of {', '.join(RESIZE_MODES)}.")
+    raise ValueError(f"mode is {mode!r}, but must be one of {', '.join(RESIZE_MODES)}.")
 
 
 def to_latent(mask: Tensor, size: tuple[int, int], mode: str = "max", threshold: float = 0.5) -> Tensor:
@@ -226,12 +226,12 @@ def dilate(mask: Tensor, kernel: int, shape: str = "square") -> Tensor:
         shape: `square` (the paper's) or `disk`.
     """
     if kernel < 1 or kernel % 2 == 0:
-        raise ValueError(f"kernel was {kernel}, must be an odd number of latent pixels, 1 or more.")
+        raise ValueError(f"kernel is {kernel}, but must be an odd number of latent pixels, 1 or more.")
     radius = kernel // 2
     if shape == "square":
         return _widen(mask, radius, radius)
     if shape != "disk":
-        raise ValueError(f"shape was {shape!r}, must be one of {', '.join(SHAPES)}.")
+        raise ValueError(f"shape is {shape!r}, but must be one of {', '.join(SHAPES)}.")
     height = mask.shape[-2]
     wide = mask.clone()
     for dy in range(min(radius, height - 1) + 1):

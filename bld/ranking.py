@@ -86,7 +86,7 @@ def view(x_hat: Tensor, m: Tensor, scope: str, size: tuple[int, int], context: f
         rows, columns = mask_box(m, context)
         x_hat = x_hat[:, rows, columns]
     elif scope != "whole":
-        raise ValueError(f"scope was {scope!r}, must be one of {', '.join(SCOPES)}.")
+        raise ValueError(f"scope is {scope!r}, but must be one of {', '.join(SCOPES)}.")
     return F.interpolate(x_hat[None], size=size, mode=interpolation, antialias=True)[0].clamp(0, 1)
 
 

@@ -78,10 +78,10 @@ class MaskSchedule:
     def __post_init__(self) -> None:
         if self.masks.ndim < 4 or len(self.masks) != len(self.shares):
             raise ValueError(
-                f"a mask schedule needs masks (S, B, h, w) and S shares, but had {list(self.masks.shape)} and {len(self.shares)}."
+                f"A mask schedule needs masks (stages, batch, height, width) and a share per stage, but has {list(self.masks.shape)} and {len(self.shares)}."
             )
         if min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
-            raise ValueError(f"the shares of a mask schedule were {self.shares}, must be 0 or more and 1 in sum.")
+            raise ValueError(f"A mask schedule has the shares {self.shares}, but they must be 0 or more and add up to 1.")
 
     @property
     def thin(self) -> Tensor:
@@ -110,7 +110,7 @@ def stage_shares(stages: int, takeover: float, spacing: str = "equal") -> tuple[
     longer than the next one, in the ratio stages : ... : 2 : 1.
     """
     if spacing not in SPACINGS:
-        raise ValueError(f"spacing was {spacing!r}, must be one of {', '.join(SPACINGS)}.")
+        raise ValueError(f"spacing is {spacing!r}, but must be one of {', '.join(SPACINGS)}.")
     weights = [1] * stages if spacing == "equal" else list(range(stages, 0, -1))
     return *(takeover * weight / sum(weights) for weight in weights), 1 - takeover * (stages > 0)
 

@@ -14,12 +14,12 @@ def as_mask(mask: Tensor, name: str = "mask") -> Tensor:
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim != 3 or mask.numel() == 0:
-        raise ValueError(f"{name} had shape {list(mask.shape)}, must be (batch, height, width).")
+        raise ValueError(f"{name} has shape {list(mask.shape)}, but must be (batch, height, width).")
     mask = mask.float()
     if not torch.isfinite(mask).all():
-        raise ValueError(f"{name} contains NaN or infinite values, must be in 0..1.")
+        raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
     if mask.min() < 0 or mask.max() > 1:
-        raise ValueError(f"{name} had values from {float(mask.min()):.3g} to {float(mask.max()):.3g}, must be in 0..1.")
+        raise ValueError(f"{name} has values from {float(mask.min()):.3g} to {float(mask.max()):.3g}, but they must lie between 0 and 1: rescale it.")
     return mask
 
 
@@ -30,15 +30,15 @@ def as_samples(latent: dict, name: str = "latent") -> Tensor:
     """
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if samples is None:
-        raise ValueError(f"{name} holds no samples, must be a LATENT from a VAE Encode or an Empty Latent node.")
+        raise ValueError(f"{name} is not a latent: connect a LATENT, for example from VAE Encode.")
     if getattr(samples, "is_nested", False):
-        raise ValueError(f"{name} is a nested latent (audio and video together), must be a latent of pictures or of video alone.")
+        raise ValueError(f"{name} is a nested latent of audio and video: connect a latent of pictures or of video alone.")
     if samples.ndim == 3 or latent.get("type") == "audio":
-        raise ValueError(f"{name} is an audio latent, must be a latent of pictures or of video.")
+        raise ValueError(f"{name} is an audio latent: connect a latent of pictures or video.")
     if samples.ndim not in (4, 5) or samples.numel() == 0:
-        raise ValueError(f"{name} had shape {list(samples.shape)}, must be (batch, channels, height, width), or with frames before the height.")
+        raise ValueError(f"{name} has shape {list(samples.shape)}, but must be (batch, channels, height, width), for video with frames before the height.")
     if not torch.isfinite(samples).all():
-        raise ValueError(f"{name} contains NaN or infinite values: look at the node that made it.")
+        raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
     return samples
 
 
@@ -46,14 +46,14 @@ def as_image_samples(latent: dict, name: str = "latent") -> Tensor:
     """As `as_samples`, of pictures only: (B, C, h, w) or with one frame (B, C, 1, h, w). Raises ValueError for a video."""
     samples = as_samples(latent, name)
     if samples.ndim == 5 and samples.shape[2] != 1:
-        raise ValueError(f"{name} is a video of {samples.shape[2]} latent frames, must be a latent of pictures.")
+        raise ValueError(f"{name} is a video of {samples.shape[2]} latent frames, but this node only takes pictures: connect a latent of pictures.")
     return samples
 
 
 def check_batch(count: int, batch: int, name: str, of: str) -> None:
     """One for all or one each: raises ValueError for any other count, so that nothing is cycled or cut silently."""
     if count not in (1, batch):
-        raise ValueError(f"{name} has {count} in its batch, but {of} has {batch}: give one for all, or one each.")
+        raise ValueError(f"{name} has {count} in its batch, but {of} has {batch}: connect one for all or one for each.")
 
 
 def as_picture(image: Tensor, name: str = "image") -> Tensor:
@@ -62,8 +62,8 @@ def as_picture(image: Tensor, name: str = "image") -> Tensor:
     Raises ValueError for another rank, fewer than three channels or NaN.
     """
     if image.ndim != 4 or image.shape[-1] < 3:
-        raise ValueError(f"{name} had shape {list(image.shape)}, must be (batch, height, width, 3).")
+        raise ValueError(f"{name} has shape {list(image.shape)}, but must be (batch, height, width, 3).")
     image = image[..., :3].float()
     if not torch.isfinite(image).all():
-        raise ValueError(f"{name} contains NaN or infinite values, must be in 0..1.")
+        raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
     return image.movedim(-1, 1).contiguous()

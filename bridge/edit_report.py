@@ -54,7 +54,7 @@ def crop_as_encoded(pixels: Tensor, size: tuple[int, int], name: str) -> Tensor:
     full = pixels.shape[-2:]
     if not any(all(cropped == side // factor * factor for cropped, side in zip(size, full, strict=True)) for factor in (1, 2, 4, 8, 16, 32, 64)):
         raise ValueError(
-            f"{name} is {full[1]}x{full[0]}, but edited is {size[1]}x{size[0]}: give the {name} of this edit, at the size that went into VAE Encode."
+            f"{name} is {full[1]}x{full[0]}, but edited is {size[1]}x{size[0]}: connect the {name} of this edit, at the size that went into VAE Encode."
         )
     top, left = ((side - cropped) // 2 for cropped, side in zip(size, full, strict=True))
     return pixels[..., top : top + size[0], left : left + size[1]]

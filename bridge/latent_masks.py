@@ -57,10 +57,10 @@ def fitted(schedule: MaskSchedule, samples: Tensor, name: str = "mask_schedule")
     (height, width), size = schedule.thin.shape[-2:], samples.shape[-2:]
     if (height, width) != tuple(size):
         raise ValueError(
-            f"{name} was made for a latent of {width}x{height}, but the latent is {size[1]}x{size[0]}: make it with Latent Mask Resize."
+            f"{name} was made for a latent of {width}x{height}, but the latent is {size[1]}x{size[0]}: resize the mask with Latent Mask Resize first."
         )
     masks = torch.stack([noise_mask(mask, samples) for mask in schedule.masks])
-    check_batch(masks.shape[1], len(samples), name, "the latent" if samples.ndim == 4 else f"the latent, of {samples.shape[2]} frames,")
+    check_batch(masks.shape[1], len(samples), name, "the latent" if samples.ndim == 4 else f"the latent of {samples.shape[2]} frames")
     return replace(schedule, masks=masks)
 
 
@@ -93,10 +93,10 @@ def resize_report(mask: Tensor, part: Tensor, small: Tensor, ratio: int, mode: s
     report = "".join(
         [
             f"{mask.shape[-1]}x{mask.shape[-2]}",
-            f", cropped to {part.shape[-1]}x{part.shape[-2]} as by VAE Encode," if part.shape[-2:] != mask.shape[-2:] else "",
+            f", cropped to {part.shape[-1]}x{part.shape[-2]} like the picture in VAE Encode," if part.shape[-2:] != mask.shape[-2:] else "",
             f" to {small.shape[-1]}x{small.shape[-2]}",
             f", {len(mask)} frames to {small.shape[0] * small.shape[1]}" if small.shape[1] > 1 else "",
-            f" without the last {len(mask) // small.shape[0] - frames}, as by VAE Encode" if len(mask) > len(part) else "",
+            f" without the last {len(mask) // small.shape[0] - frames}, which VAE Encode drops too" if len(mask) > len(part) else "",
             f", mode {mode}: ",
         ]
     )
@@ -105,5 +105,5 @@ def resize_report(mask: Tensor, part: Tensor, small: Tensor, ratio: int, mode: s
         return report + f"every painted pixel kept, {float((small > 0).float().mean()):.1%} of the latent masked."
     report += f"{pixels} of {int((part > 0).sum())} painted pixels and {strokes} whole strokes dropped; mode max keeps them."
     if strokes:
-        logging.warning("Latent Mask Resize, %s", report)
+        logging.warning("Latent Mask Resize: %s", report)
     return report

@@ -235,7 +235,7 @@ def pixel_space() -> tuple[comfy.sd.VAE, torch.Tensor, torch.Tensor]:
 def test_a_vae_that_cannot_be_tuned_is_refused_and_the_sentence_names_what_works(method):
     vae, z, image = pixel_space()
     sentence = refused(vae, method, z, image)
-    assert "vae is a PixelspaceConversionVAE, whose decoder cannot be tuned: use method paste, colour fit, poisson or auto, or an image VAE" in sentence
+    assert "vae is a PixelspaceConversionVAE, whose decoder can't be tuned: use method paste, colour fit, poisson or auto, or an image VAE" in sentence
     assert sentence.count(". ") == 0
 
 
@@ -247,7 +247,7 @@ def test_what_the_sentence_names_does_work(method):
     with torch.inference_mode():
         picture, same, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, {"method": method, **SETTINGS[method]}).args
     assert same is vae and torch.equal(picture[:, 24:], image[:, 24:]) and not torch.equal(picture, image)
-    assert ("Left out decoder weights: vae is a PixelspaceConversionVAE" in report) == (method == "auto")
+    assert ("Skipped decoder weights: vae is a PixelspaceConversionVAE" in report) == (method == "auto")
 
 
 @pytest.mark.parametrize("method", SETTINGS)
@@ -263,12 +263,12 @@ def test_sound_and_shapes_are_refused_by_every_method(kind, method):
         vae.latent_dim, vae.output_channels, vae.pad_channel_value = 1 if kind == "sound" else 2, 2, "replicate"
         vae.upscale_ratio = vae.downscale_ratio = 2048
     name = type(vae.first_stage_model).__name__
-    assert refused(vae, method, latent("sd", 6), torch.rand(1, 48, 48, 3)) == f"vae is a {name}, which draws no pictures: give an image VAE, with any method."
+    assert refused(vae, method, latent("sd", 6), torch.rand(1, 48, 48, 3)) == f"vae is a {name}, which doesn't decode to pictures: connect an image VAE."
 
 
 def test_a_video_latent_needs_its_frame():
     samples = {"samples": latent("flux", 8)}
-    with pytest.raises(ValueError, match="must be .batch, channels, 1, height, width. for this VAE"):
+    with pytest.raises(ValueError, match="but must be .batch, channels, 1, height, width. for this VAE"):
         DecoderFinetuneReconstruct.execute(samples, vae_of("wan"), torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64), {"method": "paste"})
 
 

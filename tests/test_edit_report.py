@@ -99,17 +99,17 @@ def test_a_source_that_vae_encode_crops_is_cropped_alike(edit):
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"source": torch.zeros(1, 64, 128, 3)}, "source is 128x64, but edited is 128x128: give the source of this edit, at the size that went into"),
+        ({"source": torch.zeros(1, 64, 128, 3)}, "source is 128x64, but edited is 128x128: connect the source of this edit, at the size that went into"),
         ({"source": torch.zeros(1, 256, 256, 3)}, "source is 256x256, but edited is 128x128"),
         ({"source": torch.zeros(1, 127, 128, 3)}, "source is 128x127, but edited is 128x128"),
         ({"source": torch.zeros(1, 128, 200, 3)}, "source is 200x128, but edited is 128x128"),
         ({"edited": torch.zeros(1, 125, 126, 3)}, "source is 128x128, but edited is 126x125"),
         ({"mask": torch.zeros(1, 16, 16)}, "mask is 16x16, but edited is 128x128"),
-        ({"mask": torch.full((1, 128, 128), 255.0)}, "mask had values from 255 to 255"),
+        ({"mask": torch.full((1, 128, 128), 255.0)}, "mask has values from 255 to 255"),
         ({"mask": torch.zeros(2, 128, 128)}, "mask has 2 in its batch, but edited has 1"),
         ({"source": torch.zeros(2, 128, 128, 3)}, "source has 2 in its batch, but edited has 1"),
         ({"edited": torch.full((1, 128, 128, 3), math.nan)}, "edited contains NaN"),
-        ({"edited": torch.zeros(1, 128, 128, 1)}, r"edited had shape \[1, 128, 128, 1\]"),
+        ({"edited": torch.zeros(1, 128, 128, 1)}, r"edited has shape \[1, 128, 128, 1\]"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(changes, sentence):

@@ -82,7 +82,7 @@ def test_a_mask_of_the_uncropped_picture_is_cropped_as_the_picture_was():
     mask[0, 0] = 1  # this row is not in the latent
     small, _, report = LatentMaskResize.execute(mask, LATENT).args
     assert torch.equal(small, LatentMaskResize.execute(scratch(), LATENT).args[0])
-    assert report.startswith("167x103, cropped to 160x96 as by VAE Encode, to 20x12, mode max: every painted pixel kept")
+    assert report.startswith("167x103, cropped to 160x96 like the picture in VAE Encode, to 20x12, mode max: every painted pixel kept")
 
 
 def test_a_stroke_on_a_single_frame_of_a_video_survives():
@@ -125,12 +125,12 @@ def test_frames_that_the_host_cuts_off_the_video_are_cut_off_its_mask(latent, va
     mask = torch.cat([torch.zeros(17, 96, 160), scratch(), torch.zeros(1, 96, 160)])
     small, _, report = LatentMaskResize.execute(mask, latent, vae=vae and video_vae(vae)).args
     assert small.shape == (5, 12, 20) and small.max() == 0
-    assert "19 frames to 5 without the last 2, as by VAE Encode" in report
+    assert "19 frames to 5 without the last 2, which VAE Encode drops too" in report
 
 
 def test_the_vae_tells_what_the_counts_cannot():
     latent, mask = {"samples": torch.zeros(3, 16, 3, 12, 20)}, torch.zeros(9, 96, 160)
-    with pytest.raises(ValueError, match="then connect vae"):
+    with pytest.raises(ValueError, match="then connect vae too"):
         LatentMaskResize.execute(mask, latent)
     assert LatentMaskResize.execute(mask, latent, vae=video_vae(4)).args[0].shape == (3, 12, 20)
     assert LatentMaskResize.execute(mask, latent, vae=video_vae(8)).args[0].shape == (9, 12, 20)
@@ -146,17 +146,17 @@ def video_vae(ratio: int) -> comfy.sd.VAE:
 @pytest.mark.parametrize(
     "mask, latent, sentence",
     [
-        (torch.zeros(3, 8, 8), LATENT, "mask has 3 in its batch, but latent has 2: give one for all, or one each"),
-        (torch.zeros(1, 1, 8, 8), LATENT, r"mask had shape \[1, 1, 8, 8\], must be \(batch, height, width\)"),
-        (torch.zeros(1, 0, 8), LATENT, r"mask had shape \[1, 0, 8\]"),
-        (torch.full((1, 8, 8), -0.5), LATENT, "mask had values from -0.5 to -0.5, must be in 0..1"),
+        (torch.zeros(3, 8, 8), LATENT, "mask has 3 in its batch, but latent has 2: connect one for all or one for each"),
+        (torch.zeros(1, 1, 8, 8), LATENT, r"mask has shape \[1, 1, 8, 8\], but must be \(batch, height, width\)"),
+        (torch.zeros(1, 0, 8), LATENT, r"mask has shape \[1, 0, 8\]"),
+        (torch.full((1, 8, 8), -0.5), LATENT, "mask has values from -0.5 to -0.5, but they must lie between 0 and 1"),
         (torch.full((1, 8, 8), float("nan")), LATENT, "mask contains NaN"),
-        (torch.zeros(1, 8, 8), {}, "latent holds no samples, must be a LATENT"),
+        (torch.zeros(1, 8, 8), {}, "latent is not a latent: connect a LATENT"),
         (torch.zeros(1, 8, 8), {"samples": torch.zeros(1, 64, 100)}, "latent is an audio latent"),
         (torch.zeros(1, 8, 8), {"samples": NestedTensor([torch.zeros(1, 16, 5, 8, 8), torch.zeros(1, 8, 50)])}, "latent is a nested latent"),
-        (torch.full((1, 96, 160), 255), LATENT, "mask had values from 255 to 255, must be in 0..1"),
-        (torch.zeros(1, 96, 96), LATENT, "mask is 96x96, which has not the shape of the latent, 20x12"),
-        (torch.zeros(7, 96, 160), VIDEO, "mask has 7 frames, but latent has 5: give 1 for all, 5, or one a frame of the video"),
+        (torch.full((1, 96, 160), 255), LATENT, "mask has values from 255 to 255, but they must lie between 0 and 1"),
+        (torch.zeros(1, 96, 96), LATENT, "mask is 96x96, whose proportions are not those of the latent, 20x12"),
+        (torch.zeros(7, 96, 160), VIDEO, "mask has 7 frames, but latent has 5: connect 1 mask, 5 .one per latent frame. or one per video frame"),
         (torch.zeros(3, 96, 160), VIDEOS, "mask has 3 frames, but latent has 5 in each of 2 samples"),
         (torch.zeros(3, 96, 160), {"samples": torch.zeros(2, 16, 1, 12, 20)}, "mask has 3 in its batch, but latent has 2"),
     ],

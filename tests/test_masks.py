@@ -179,7 +179,7 @@ def test_a_mask_of_another_size_is_scaled_whole(height, width):
 
 @pytest.mark.parametrize("height, width", [(512, 512), (512, 384), (384, 500), (64, 48), (1, 512)])
 def test_a_mask_of_another_shape_is_refused_with_both_sizes(height, width):
-    with pytest.raises(ValueError, match=f"mask is {width}x{height}, which has not the shape of the latent, 64x48"):
+    with pytest.raises(ValueError, match=f"mask is {width}x{height}, whose proportions are not those of the latent, 64x48"):
         masks.to_latent(torch.zeros(1, height, width), (48, 64))
 
 
@@ -233,11 +233,11 @@ def test_how_masks_belong_to_a_video(count, samples, frames, ratio, expected):
 @pytest.mark.parametrize(
     "count, samples, frames, ratio, sentence",
     [
-        (7, 1, 5, 4, "mask has 7 frames, but latent has 5: give 1 for all, 5, or 17 to 20, one a frame of the video"),
+        (7, 1, 5, 4, "mask has 7 frames, but latent has 5: connect 1 mask, 5 .one per latent frame. or 17 to 20 .one per video frame."),
         (21, 1, 5, 4, "mask has 21 frames, but latent has 5: "),
         (16, 1, 5, 4, "mask has 16 frames"),
         (4, 1, 5, None, "mask has 4 frames"),
-        (7, 1, 5, None, r"or one a frame of the video \(then connect vae\)"),
+        (7, 1, 5, None, r"or one per video frame \(then connect vae too\)"),
         (18, 1, 5, None, "mask has 18 frames"),
         (3, 2, 5, 4, "latent has 5 in each of 2 samples: .* for all samples or for each"),
         (9, 3, 3, None, "mask has 9 frames, but latent has 3 in each of 3 samples"),
@@ -276,7 +276,7 @@ def test_a_soft_edge_falls_linearly_and_only_outside():
 
 @pytest.mark.parametrize("kernel", [0, -1, 4])
 def test_a_kernel_without_a_centre_is_refused(kernel):
-    with pytest.raises(ValueError, match=f"kernel was {kernel}"):
+    with pytest.raises(ValueError, match=f"kernel is {kernel}"):
         masks.dilate(torch.zeros(1, 4, 4), kernel)
 
 

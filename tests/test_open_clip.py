@@ -156,9 +156,9 @@ def test_without_download_no_pretrained_model_asks_the_network(folder, offline):
     for name in clips.tags()[::9]:
         repository = open_clip.get_pretrained_cfg(*name.split())["hf_hub"].rpartition("/")[0]
         refused = OpenClipLoader.validate_inputs(name, False)
-        assert refused.startswith(f"clip_name is {name}, a model to download, but download is off: switch it on, or put ")
-        assert refused.endswith(f" of {repository} on the Hugging Face Hub into models/open_clip/{repository}.")
-    with pytest.raises(ValueError, match="download is off: switch it on, or put open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai"):
+        assert refused.startswith(f"clip_name is {name}, which is not on disk, and download is off: turn it on, or save ")
+        assert refused.endswith(f" of {repository} on the Hugging Face Hub in models/open_clip/{repository}.")
+    with pytest.raises(ValueError, match="download is off: turn it on, or save open_clip_model.safetensors of timm/vit_base_patch16_clip_224.openai"):
         load(clips.PAPER)
     assert OpenClipLoader.validate_inputs(clips.PAPER, True) is True and OpenClipLoader.validate_inputs(None, None) is True
     assert "neither in models/open_clip nor" in OpenClipLoader.validate_inputs("else", True)
@@ -240,7 +240,7 @@ def test_a_download_lands_in_the_hosts_folder_and_only_when_asked_for(folder, hu
 def test_a_tokenizer_is_downloaded_only_when_asked_for_too(folder, hub):
     put_words(hub.root)
     put(folder, "siglip.safetensors", SIGLIP)
-    sentence = "takes its tokenizer from them/words on the Hugging Face Hub, but download is off: switch it on, or put tokenizer_config.json and its other"
+    sentence = "needs its tokenizer from them/words on the Hugging Face Hub, but download is off: turn it on, or save tokenizer_config.json and its other"
     assert sentence in OpenClipLoader.validate_inputs("siglip.safetensors", False)
     with pytest.raises(ValueError, match=sentence):
         load("siglip.safetensors")
@@ -349,15 +349,25 @@ def test_a_file_named_by_its_architecture_is_prepared_as_its_weights_were(folder
 @pytest.mark.parametrize(
     "name, config, state, sentence",
     [
-        ("mine.safetensors", None, {"a": 1}, "has no mine.json beside it, and mine is not an open_clip architecture"),
-        ("mine.safetensors", TINY, {"model.diffusion_model.out.weight": 1, "x": 1}, "is not a CLIP in open_clip's or transformers' layout: its weights are"),
-        ("mine.safetensors", TINY, {"visual.proj": 1, "logit_scale": 1}, "has no text tower, so it cannot compare pictures with a prompt"),
-        ("mine.safetensors", TINY, {"token_embedding.weight": 1, "text_projection": 1}, "has no image tower, so it cannot compare pictures with a prompt"),
-        ("mine.safetensors", TINY, {"visual.proj": 1, "text_projection": 1}, "does not fit its architecture"),
-        ("mine.safetensors", {"embed_dim": 16, "vision_cfg": VISION}, {"visual.proj": 1}, "has no text tower"),
-        ("mine.safetensors", {"hidden_size": 5}, {"a": 1}, "mine.json beside it is not an open_clip config, it lacks embed_dim and vision_cfg and text_cfg"),
-        ("mine.safetensors", [1], {"a": 1}, "mine.json beside it is not an open_clip config"),
-        ("mine.safetensors", {**TINY, "else": 1}, {"visual.proj": 1, "text_projection": 1}, "does not fit its architecture"),
+        ("mine.safetensors", None, {"a": 1}, "has no mine.json next to it, and mine is no open_clip architecture"),
+        (
+            "mine.safetensors",
+            TINY,
+            {"model.diffusion_model.out.weight": 1, "x": 1},
+            "is not a CLIP in open_clip's or transformers' layout: it has weights such as",
+        ),
+        ("mine.safetensors", TINY, {"visual.proj": 1, "logit_scale": 1}, "has no text encoder, so it can't compare pictures with a prompt"),
+        ("mine.safetensors", TINY, {"token_embedding.weight": 1, "text_projection": 1}, "has no image encoder, so it can't compare pictures with a prompt"),
+        ("mine.safetensors", TINY, {"visual.proj": 1, "text_projection": 1}, "doesn't fit its architecture"),
+        ("mine.safetensors", {"embed_dim": 16, "vision_cfg": VISION}, {"visual.proj": 1}, "has no text encoder"),
+        (
+            "mine.safetensors",
+            {"hidden_size": 5},
+            {"a": 1},
+            "mine.json next to it is not an open_clip config, because it lacks embed_dim and vision_cfg and text_cfg",
+        ),
+        ("mine.safetensors", [1], {"a": 1}, "mine.json next to it is not an open_clip config"),
+        ("mine.safetensors", {**TINY, "else": 1}, {"visual.proj": 1, "text_projection": 1}, "doesn't fit its architecture"),
     ],
 )
 def test_what_is_not_a_clip_gets_one_clear_sentence(folder, offline, name, config, state, sentence):
@@ -371,10 +381,10 @@ def test_what_is_not_a_clip_gets_one_clear_sentence(folder, offline, name, confi
 @pytest.mark.parametrize(
     "kept, width, sentence",
     [
-        (("vision_model.", "visual_projection."), 64, "has no text tower, so it cannot compare pictures with a prompt: choose a CLIP with both"),
-        (("text_model.", "text_projection."), 64, "has no image tower, so it cannot compare pictures with a prompt: choose a CLIP with both"),
-        ("", 32, r"does not fit its architecture, .*: size mismatch for visual.*\(\[32\]\) .* current model is .*\(\[64\]\)"),
-        ("", 128, r"does not fit its architecture, .*: size mismatch for visual.*\(\[128\]\) .* current model is .*\(\[64\]\)"),
+        (("vision_model.", "visual_projection."), 64, "has no text encoder, so it can't compare pictures with a prompt: choose a complete CLIP"),
+        (("text_model.", "text_projection."), 64, "has no image encoder, so it can't compare pictures with a prompt: choose a complete CLIP"),
+        ("", 32, r"doesn't fit its architecture, .*: size mismatch for visual.*\(\[32\]\) .* current model is .*\(\[64\]\)"),
+        ("", 128, r"doesn't fit its architecture, .*: size mismatch for visual.*\(\[128\]\) .* current model is .*\(\[64\]\)"),
     ],
     ids=["vision only", "text only", "narrower", "wider"],
 )
@@ -388,7 +398,7 @@ def test_half_a_clip_of_transformers_or_another_width_gets_one_clear_sentence(fo
 def test_a_damaged_file_gets_one_clear_sentence(folder):
     put(folder, "mine.safetensors", TINY)
     (folder / "mine.safetensors").write_bytes(b"<html>404</html>")
-    with pytest.raises(ValueError, match="clip mine.safetensors cannot be read, mine.safetensors is damaged"):
+    with pytest.raises(ValueError, match="clip mine.safetensors can't be read because mine.safetensors is damaged, so download it again"):
         load("mine.safetensors")
 
 
@@ -411,7 +421,7 @@ def test_a_pickle_is_loaded_only_if_it_is_nothing_but_weights(folder, tag):
     torch.save(model.state_dict(), path)
     assert torch.allclose(scores_of(load(tag)), direct_scores(model, open_clip.tokenize(["a fox"], 16), OURS), atol=1e-5)
     torch.save({"state_dict": model.state_dict(), "more": Payload()}, path)
-    with pytest.raises(ValueError, match="open_clip_pytorch_model.bin is a pickle, and holds more than weights or other weights"):
+    with pytest.raises(ValueError, match="open_clip_pytorch_model.bin is a pickle file that holds more than weights, or another model's weights"):
         load(tag)
     with open(path, "rb") as file, pytest.raises((RuntimeError, pickle.UnpicklingError)):
         torch.load(file, weights_only=True)

@@ -140,5 +140,5 @@ def test_nan_is_refused_where_it_is_read_and_harmless_elsewhere():
     x_hat[0, 0, 0, 0] = float("nan")
     assert torch.isfinite(poisson(x_hat, x, m)).all()
     x_hat[0, 0, 0, 14] = float("nan")
-    with pytest.raises(ValueError, match="contain NaN or infinite values around the mask"):
+    with pytest.raises(ValueError, match="contain NaN or infinite values around the mask: check the nodes that made them"):
         poisson(x_hat, x, m)

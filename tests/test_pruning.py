@@ -127,9 +127,9 @@ def test_keeping_all_changes_nothing_and_asks_nobody(edit, clip):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"prompt": " \n"}, "prompt is empty, must say what to judge by"),
-        ({"mask": torch.ones(2, 128, 128)}, "mask has 2 in its batch, must be one for all candidates"),
-        ({"mask": torch.ones(1, 64, 64)}, "mask is 64x64, but candidates decode to 128x128"),
+        ({"prompt": " \n"}, "prompt is empty: describe what you want to see inside the mask"),
+        ({"mask": torch.ones(2, 128, 128)}, "mask has 2 in its batch, but pruning needs a single one: connect one mask for all candidates"),
+        ({"mask": torch.ones(1, 64, 64)}, "mask is 64x64, but the candidates decode to 128x128"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(edit, clip, change, sentence):

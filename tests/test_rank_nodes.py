@@ -230,7 +230,7 @@ def test_pictures_with_nan_come_last_and_are_named(clip, edit, images):
 def test_a_prompt_longer_than_the_context_says_where_it_was_cut(clip, edit, images, caplog):
     words = [f"fox {i}" for i in range(10, 60)]  # 3 tokens each: fox, and two digits
     _, _, scores, order, report = rank(clip, images, edit.mask, prompt="a pizza\n" + " ".join(words), negative_prompt="a cat")
-    assert 'prompt was cut after "... fox 32 fox 33 fox 34": the clip reads no further.' in report
+    assert 'prompt was cut after "... fox 32 fox 33 fox 34": this CLIP reads no further, so shorten it.' in report
     assert report.count("was cut") == 1 and report.splitlines()[-1] in caplog.text
     assert rank(clip, images, edit.mask, prompt="a pizza\n" + " ".join(words[:25]), negative_prompt="a cat")[2:4] == (scores, order)
     assert "was cut" not in rank(clip, images, edit.mask, prompt=" ".join(words[:25]))[4], "25 * 3 tokens, start and end fill it exactly"
@@ -240,7 +240,7 @@ def test_a_prompt_longer_than_the_context_says_where_it_was_cut(clip, edit, imag
     "options, sentence, count",
     [
         ({"top_k": 12}, "top_k is 12, but there are only 5 candidates.", 5),
-        ({"min_score": 50.0}, "no candidate reaches min_score 50: the best is returned all the same.", 1),
+        ({"min_score": 50.0}, "no candidate reaches min_score 50, so only the best one is returned.", 1),
         ({"min_score": -50.0, "top_k": 2}, "5 of 5 candidates reach min_score -50.", 2),
     ],
 )
@@ -253,10 +253,10 @@ def test_the_report_says_what_was_left_out(clip, edit, images, options, sentence
     "change, sentence",
     [
         ({"prompt": "  "}, "prompt is empty"),
-        ({"images": torch.zeros(0, 128, 128, 3)}, "images is empty, must hold at least one picture"),
-        ({"images": []}, "images is empty, must hold at least one picture"),
+        ({"images": torch.zeros(0, 128, 128, 3)}, "images is empty: connect at least one picture"),
+        ({"images": []}, "images is empty: connect at least one picture"),
         ({"images": torch.full((2, 128, 128, 3), float("nan"))}, "images contains NaN or infinite values in every picture"),
-        ({"images": torch.zeros(2, 128, 128, 1)}, r"images had shape \[1, 128, 128, 1\]"),
+        ({"images": torch.zeros(2, 128, 128, 1)}, r"images has shape \[1, 128, 128, 1\]"),
         ({"scope": OFF}, "all its weights are 0"),
         ({"mask": torch.zeros(1, 64, 64)}, "mask is 64x64, but images are 128x128"),
         ({"mask": [torch.zeros(1, 64, 64)] * 5}, "mask is 64x64, but images are 128x128"),
@@ -264,7 +264,7 @@ def test_the_report_says_what_was_left_out(clip, edit, images, options, sentence
         ({"source": torch.zeros(1, 128, 64, 3)}, "source is 64x128, but images are 128x128"),
         ({"source": torch.zeros(3, 128, 128, 3)}, "source has 3 in its batch, but images has 5"),
         ({"latents": {"samples": torch.zeros(4, 4, 16, 16)}}, "latents has 4 in its batch, but images has 5"),
-        ({"top_k": [1, 2]}, "top_k comes as a list of 2, must be one for all images"),
+        ({"top_k": [1, 2]}, "top_k is a list of 2, but all images are ranked together: connect a single one"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(clip, edit, images, change, sentence):
@@ -273,7 +273,7 @@ def test_bad_input_gets_one_clear_sentence(clip, edit, images, change, sentence)
 
 
 def test_a_clip_that_gives_nan_is_refused(clip, edit, images):
-    with pytest.raises(ValueError, match="gives no finite embedding in torch.float32: its weights are damaged"):
+    with pytest.raises(ValueError, match="gives no finite embedding in torch.float32: its weights are damaged, so choose another model"):
         rank(replace(clip, std=(0.0, 0.0, 0.0)), images, edit.mask)
 
 

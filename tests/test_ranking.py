@@ -72,7 +72,7 @@ def test_the_views_of_a_candidate():
     assert torch.allclose(ranking.view(picture, m, "box", (8, 16), context=0), picture[:, 4:12, 8:24], atol=1e-5)
     smooth = torch.nn.functional.interpolate(picture[None], size=(20, 20), mode="bilinear", antialias=True)[0]
     assert torch.equal(ranking.view(picture, m, "whole", (20, 20), interpolation="bilinear"), smooth)
-    with pytest.raises(ValueError, match="scope was 'all'"):
+    with pytest.raises(ValueError, match="scope is 'all'"):
         ranking.view(picture, m, "all", (8, 8))
 
 

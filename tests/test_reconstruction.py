@@ -69,7 +69,7 @@ def fingerprint(vae) -> str:
 def test_the_latent_comes_nearer_to_the_source(edit, plain):
     image, _, report = reconstruct(edit, LATENT)
     assert psnr(edit, image) > psnr(edit, plain) + 0.3
-    assert f"{psnr(edit, image):.2f} dB" in report and f"was {psnr(edit, plain):.2f} dB" in report
+    assert f"{psnr(edit, image):.2f} dB" in report and f"({psnr(edit, plain):.2f} dB in the plain decode)" in report
 
 
 def test_the_latents_of_a_batch_are_tuned_as_alone_one_at_a_time(edit):
@@ -103,7 +103,7 @@ def test_half_a_mask_is_half_the_edit(edit):
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_no_step_too_far_goes_unseen(edit, plain, iterations):
     image, vae, report = reconstruct(edit, DECODER | {"iterations": iterations, "learning_rate": 1.0})
-    assert "diverged: the best state was put back; try a lower learning_rate" in report
+    assert "diverged, so the best state was restored; try a lower learning_rate" in report
     inside = (edit.mask > 0)[..., None].expand_as(plain)
     with torch.inference_mode():
         drawn = vae.decode(edit.latent["samples"])
@@ -113,7 +113,7 @@ def test_no_step_too_far_goes_unseen(edit, plain, iterations):
 def test_the_tuned_decoder_draws_the_source_around_the_mask(edit, plain, tuned):
     """By the tuned decoder alone, without the source's pixels that are mixed in."""
     image, vae, report = tuned
-    assert f"{psnr(edit, image):.2f} dB" in report and f"was {psnr(edit, plain):.2f} dB" in report
+    assert f"{psnr(edit, image):.2f} dB" in report and f"({psnr(edit, plain):.2f} dB in the plain decode)" in report
     with torch.inference_mode():
         drawn = vae.decode(edit.latent["samples"])
     errors = [(picture - edit.image)[ring(edit)].square().mean() for picture in (drawn, plain)]
@@ -183,14 +183,14 @@ def test_the_other_methods_keep_the_background_exactly(edit, method):
 def test_auto_takes_the_cheapest_that_meets_the_targets(edit):
     image, vae, report = reconstruct(edit, AUTO)
     assert torch.equal(image, reconstruct(edit, PASTE)[0]) and vae is edit.vae
-    assert "Took paste: the first that meets both targets." in report and "poisson" not in report
+    assert "Chose paste: the first method that meets both targets." in report and "poisson" not in report
 
 
 def test_auto_goes_on_to_the_decoder_and_says_what_it_tried(edit):
     image, _, report = reconstruct(edit, AUTO | {"target_seam": 0.0})
     seams = {name: float(seam) for name, seam in re.findall(r"Tried (.*): background .* dB, seam (.*)\.", report)}
     assert list(seams) == ["paste", "colour fit", "poisson", "decoder weights"]
-    assert f"Took {min(seams, key=seams.get)}: no method meets both targets" in report
+    assert f"Chose {min(seams, key=seams.get)}: no method meets both targets" in report
     assert image.shape == edit.image.shape
 
 
@@ -212,7 +212,7 @@ def test_without_a_fit_the_mask_shows_the_plain_decode(edit, plain, change):
 
 def test_an_empty_mask_gives_the_source_and_a_full_one_the_plain_decode(edit, plain):
     image, _, report = reconstruct(edit, DECODER, mask=torch.zeros_like(edit.mask))
-    assert torch.equal(image, edit.image) and "mask is empty" in report
+    assert torch.equal(image, edit.image) and "mask is empty, so you get the source unchanged" in report
     image, _, report = reconstruct(edit, DECODER, mask=torch.ones_like(edit.mask))
     assert torch.allclose(image, plain, atol=1e-4) and "0 steps" in report
 
@@ -224,7 +224,7 @@ def test_it_stops_at_the_target(edit):
 
 def test_a_rate_that_is_far_too_high_gives_the_best_state_and_says_so(edit, plain):
     image, _, report = reconstruct(edit, DECODER | {"learning_rate": 1.0, "iterations": 30})
-    assert "diverged: the best state was put back" in report
+    assert "diverged, so the best state was restored" in report
     assert torch.allclose(image, reconstruct(edit, {"method": "poisson"})[0], atol=0.02), "the best state was the first"
 
 
@@ -331,7 +331,7 @@ def test_when_memory_runs_out_it_starts_again_with_less_and_says_so(edit, monkey
 
     monkeypatch.setattr(reconstruction, "tune_decoder", run_out)
     image, _, report = reconstruct(edit, DECODER | {"iterations": 1})
-    assert "Memory ran out: started again with less." in report and torch.isfinite(image).all()
+    assert "Memory ran out, so the fit started again with a plan that needs less." in report and torch.isfinite(image).all()
     assert len(set(attempts)) == 2 and fingerprint(edit.vae) == before
 
 
@@ -346,12 +346,12 @@ def test_auto_tunes_with_the_defaults_that_the_node_shows():
 def test_a_small_budget_is_kept_by_computing_more(edit, tuned):
     """The result is the same."""
     freely = float(re.search(r"at most ([\d.]+) GiB", tuned[2])[1])
-    with pytest.raises(ValueError, match="memory_budget was 0.01 GiB, must be at least 0") as refusal:
+    with pytest.raises(ValueError, match="memory_budget is 0.01 GiB, but this mask needs at least 0") as refusal:
         reconstruct(edit, DECODER | {"memory_budget": 0.01})
     least = float(re.search(r"at least ([\d.]+)", str(refusal.value))[1]) + 0.005
     image, _, report = reconstruct(edit, DECODER | {"memory_budget": least})
     needed = float(re.search(r"at most ([\d.]+) GiB", report)[1])
-    assert needed <= least < freely and "with activations computed twice" in report
+    assert needed <= least < freely and "with activations computed twice to save memory" in report
     assert (image - tuned[0]).abs().max() < 0.05
 
 
@@ -362,7 +362,7 @@ def test_a_budget_holds_within_a_tenth():
     budget = 1.0
     found = memory(Row(0.25, "ours"), 1024, budget, 2)
     assert found["MiB"] / 1024 < 1.1 * budget
-    assert "with activations computed twice" in found["said"] or "in tiles" in found["said"]
+    assert "with activations computed twice to save memory" in found["said"] or "in tiles" in found["said"]
 
 
 def test_what_the_host_hangs_on_a_loaded_module_is_left_behind():
@@ -411,9 +411,9 @@ def test_a_picture_that_is_no_multiple_of_eight_is_cropped_as_vae_encode_crops_i
         ({"image": torch.zeros(3, 128, 128, 3)}, "image has 3 in its batch, but samples has 1"),
         ({"mask": torch.zeros(2, 128, 128)}, "mask has 2 in its batch, but samples has 1"),
         ({"samples": {"samples": torch.full((1, 4, 16, 16), float("nan"))}}, "samples contains NaN"),
-        ({"samples": {"samples": torch.zeros(1, 16, 16, 16)}}, "samples had 16 channels, must have 4"),
-        ({"samples": {"samples": torch.zeros(1, 4, 1, 16, 16)}}, "must be .batch, channels, height, width. for this VAE"),
-        ({"samples": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "samples is a video of 3 latent frames, must be a latent of pictures"),
+        ({"samples": {"samples": torch.zeros(1, 16, 16, 16)}}, "samples has 16 channels, but vae needs 4: connect the VAE"),
+        ({"samples": {"samples": torch.zeros(1, 4, 1, 16, 16)}}, "but must be .batch, channels, height, width. for this VAE"),
+        ({"samples": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "samples is a video of 3 latent frames, but this node only takes pictures"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(edit, change, sentence):

@@ -58,7 +58,7 @@ def test_every_sampler_and_scheduler_keeps_the_background_exactly(edit, small, s
 
 
 def test_a_scheduler_that_cannot_make_one_step_says_so(edit):
-    with pytest.raises(ValueError, match="scheduler was kl_optimal, which cannot make 1 steps"):
+    with pytest.raises(ValueError, match="scheduler is kl_optimal, which can't work with steps set to 1"):
         sample(edit, 1, scheduler="kl_optimal", mask=edit.mask)
 
 

@@ -163,7 +163,7 @@ def test_a_split_run_that_knows_the_source_is_the_whole_run(edit):
 
 def test_a_source_of_another_size_is_refused(edit):
     patched = ApplyMaskSchedule.execute(edit.model, shrinking(edit), {"samples": torch.zeros(1, 4, 8, 8)}).args[0]
-    with pytest.raises(ValueError, match=r"source had shape \[1, 4, 8, 8\], must be as the latent that is sampled, \[1, 4, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"source has shape \[1, 4, 8, 8\], but the sampled latent has \[1, 4, 16, 16\]"):
         host_sampler(edit, 2, "euler", "normal")(patched)
 
 
@@ -332,12 +332,12 @@ def test_an_empty_mask_changes_nothing_and_a_full_one_everything(edit):
     "change, sentence",
     [
         ({"mask": torch.full((1, 128, 128), float("nan"))}, "mask contains NaN"),
-        ({"mask": torch.full((1, 128, 128), 2.0)}, "mask had values from 2 to 2, must be in 0..1"),
+        ({"mask": torch.full((1, 128, 128), 2.0)}, "mask has values from 2 to 2, but they must lie between 0 and 1"),
         ({"mask": torch.zeros(3, 128, 128)}, "mask has 3 in its batch, but latent_image has 1"),
-        ({"latent_image": {}}, "latent_image holds no samples"),
-        ({"latent_image": {"samples": torch.zeros(1, 64, 100)}}, "latent_image is an audio latent, must be a latent of pictures or of video"),
-        ({"pixel_blend": 0.5}, "pixel_blend was 0.5, which needs vae and pixels and a mask: connect them, or set it to 0"),
-        ({"resample_steps": 7}, "resample_steps was 7, must be less than the 7 steps"),
+        ({"latent_image": {}}, "latent_image is not a latent: connect a LATENT"),
+        ({"latent_image": {"samples": torch.zeros(1, 64, 100)}}, "latent_image is an audio latent: connect a latent of pictures or video"),
+        ({"pixel_blend": 0.5}, "pixel_blend is 0.5, which needs vae and pixels and a mask: connect them, or set it to 0"),
+        ({"resample_steps": 7}, "resample_steps is 7, but must be less than the 7 steps"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(edit, change, sentence):

@@ -83,7 +83,7 @@ def test_a_rate_that_is_far_too_high_leaves_what_was_best_and_says_so(vae, count
     """For the latent the untouched decode, for the decoder what it drew before its first step."""
     z = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6).flip(-1)])[:count]
     image, _, report = run(vae, method | {"learning_rate": rate, "iterations": 12}, z=z)
-    assert "diverged: the best state was put back; try a lower learning_rate" in report
+    assert "diverged, so the best state was restored; try a lower learning_rate" in report
     assert method is LATENT or int(re.search(r"(\d+) steps", report)[1]) < 12, "a decoder never comes back: it stops"
     with torch.inference_mode():
         expected = run(vae, DECODER | {"learning_rate": 0.0, "iterations": 1}, z=z)[0] if method is DECODER else vae.decode(z)

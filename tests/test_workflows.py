@@ -69,7 +69,7 @@ def test_the_checkpoint_example_is_the_main_example_with_another_loader(client):
         client.queue(theirs)
     missing = {entry["class_type"] for entry in refused.value.node_errors.values()}
     assert missing == {"CheckpointLoaderSimple", "OpenClipLoader"}, "nothing but the user's own files"
-    assert "download is off: switch it on" in str(refused.value)
+    assert "download is off: turn it on" in str(refused.value)
 
 
 def test_the_edit_shows_in_the_mask_and_nowhere_else(client):
@@ -131,7 +131,7 @@ def test_a_wrong_input_reaches_the_user_as_one_sentence(client):
     prompt = quick(client, seed=17)
     (rank,) = nodes_of(prompt, "ClipRankBatch")
     prompt[rank]["inputs"]["prompt"] = " "
-    with pytest.raises(ExecutionFailed, match="prompt is empty, must say what to rank by"):
+    with pytest.raises(ExecutionFailed, match="prompt is empty: describe what you want to see inside the mask"):
         client.run(prompt)
 
 

@@ -21,7 +21,7 @@ def _paste(x_hat: Tensor, x: Tensor, m: Tensor, on_iteration: Callable[[], None]
 
 def _colour_fit(x_hat: Tensor, x: Tensor, m: Tensor, on_iteration: Callable[[], None], feather: int = 0) -> tuple[Tensor, list[str]]:
     picture, fits = colour_fit(x_hat, x, m, feather)
-    return picture, [f"Picture {i + 1}: gain {', '.join(f'{g:.3f}' for g in one.gain.tolist())}." for i, one in enumerate(fits)]
+    return picture, [f"Picture {i + 1}: color gain {', '.join(f'{g:.3f}' for g in one.gain.tolist())}." for i, one in enumerate(fits)]
 
 
 def _poisson(x_hat: Tensor, x: Tensor, m: Tensor, on_iteration: Callable[[], None]) -> tuple[Tensor, list[str]]:

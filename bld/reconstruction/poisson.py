@@ -65,7 +65,7 @@ def laplace_solver(region: np.ndarray, on_iteration: Callable[[], None]) -> Line
 
         given = neighbour_sum(np.where(region, 0, values))[:, region].T
         if not np.isfinite(given).all():
-            raise ValueError("the pictures contain NaN or infinite values around the mask.")
+            raise ValueError("The pictures contain NaN or infinite values around the mask: check the nodes that made them.")
         flat, _ = linalg.cg(operator(lambda v: matrix @ v), given.ravel(), rtol=TOLERANCE, M=operator(precondition), callback=lambda _: on_iteration())
         filled = np.zeros_like(values)
         filled[:, region] = flat.reshape(shape).T

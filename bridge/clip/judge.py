@@ -27,18 +27,18 @@ def judge_of(clip: OpenClip, vae: comfy.sd.VAE, prompt: str, mask: Tensor, scope
     """
     wanted = ranking.phrases(prompt)
     if not wanted:
-        raise ValueError("prompt is empty, must say what to judge by.")
+        raise ValueError("prompt is empty: describe what you want to see inside the mask.")
     for note in cuts(clip, "prompt", wanted):
         logging.warning("Prune Candidates: %s", note)
     mask = cropped(as_mask(mask), vae)
     if len(mask) != 1:
-        raise ValueError(f"mask has {len(mask)} in its batch, must be one for all candidates.")
+        raise ValueError(f"mask has {len(mask)} in its batch, but pruning needs a single one: connect one mask for all candidates.")
 
     def judge(z: Tensor) -> Tensor:
         scale = vae.spacial_compression_decode()
         height, width = (scale * side for side in z.shape[-2:])
         if (height, width) != mask.shape[1:]:
-            raise ValueError(f"mask is {mask.shape[2]}x{mask.shape[1]}, but candidates decode to {width}x{height}: give the mask of the source.")
+            raise ValueError(f"mask is {mask.shape[2]}x{mask.shape[1]}, but the candidates decode to {width}x{height}: connect the mask of the source.")
         rows, columns = cells_to_see(mask[0], scope, scale)
         # One at a time, as they are judged: it takes the memory of one, and on a CPU less time.
         pictures = [vae.decode(one).flatten(0, -4)[0] for one in z[..., rows, columns].split(1)]

@@ -54,7 +54,7 @@ def open_clip() -> ModuleType:
     try:
         return importlib.import_module("open_clip")
     except ImportError as error:
-        raise ImportError("The ranking nodes need open_clip: run `pip install open_clip_torch` in ComfyUI's Python, then restart it.") from error
+        raise ImportError("Load OpenCLIP needs the open_clip package: run `pip install open_clip_torch` in ComfyUI's Python, then restart ComfyUI.") from error
 
 
 def tags() -> list[str]:
@@ -156,14 +156,14 @@ class Recipe:
         if self.weights is None:
             repository, names = self.repository
             raise ValueError(
-                f"clip_name is {self.name}, a model to download, but download is off: switch it on, or put {names[0]} of {repository} "
-                f"on the Hugging Face Hub into models/{FOLDER}/{repository}."
+                f"clip_name is {self.name}, which is not on disk, and download is off: turn it on, or save {names[0]} of {repository} "
+                f"on the Hugging Face Hub in models/{FOLDER}/{repository}."
             )
         for repository, what, name in self.on_hub():
             if on_disk(repository, name) is None:
                 raise ValueError(
-                    f"clip {self.name} takes its {what} from {repository} on the Hugging Face Hub, but download is off: switch it on, or put "
-                    f"{name} and its other files into models/{FOLDER}/{repository}."
+                    f"clip {self.name} needs its {what} from {repository} on the Hugging Face Hub, but download is off: turn it on, or save "
+                    f"{name} and its other files in models/{FOLDER}/{repository}."
                 )
 
     def on_hub(self) -> Iterator[tuple[str, str, str]]:
@@ -210,11 +210,11 @@ def config_beside(path: Path) -> tuple[dict, dict] | None:
             config = content.get("model_cfg", content)
             lacking = [key for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)) if not isinstance(config.get(key), kind)]
         except (ValueError, AttributeError) as error:
-            raise ValueError(f"clip {path.name}: {beside.name} beside it is not an open_clip config: {error}.") from error
+            raise ValueError(f"clip {path.name}: {beside.name} next to it is not an open_clip config: {error}.") from error
         if lacking == ["text_cfg"]:
             raise ValueError(no_tower(path.name, "text"))
         if lacking:
-            raise ValueError(f"clip {path.name}: {beside.name} beside it is not an open_clip config, it lacks {' and '.join(lacking)}.")
+            raise ValueError(f"clip {path.name}: {beside.name} next to it is not an open_clip config, because it lacks {' and '.join(lacking)}.")
         return config, content.get("preprocess_cfg", {})
     return None
 
@@ -225,7 +225,7 @@ def config_by_name(path: Path) -> tuple[dict, dict]:
     config = library.get_model_config(path.stem)
     if config is None:
         raise ValueError(
-            f"clip {path.name} has no {path.stem}.json beside it, and {path.stem} is not an open_clip architecture: add the config or rename it."
+            f"clip {path.name} has no {path.stem}.json next to it, and {path.stem} is no open_clip architecture: add the config or rename the file."
         )
     known = [library.get_pretrained_cfg(path.stem, tag) for tag in library.list_pretrained_tags_by_model(path.stem)]
     agreed = {tuple(cfg[key] for key in PREPROCESS) for cfg in known}
@@ -320,20 +320,20 @@ def why_not(name: str, weights: Path, error: Exception) -> str:
     # torch starts its list of mismatches with a line that ends in a colon, and may list every weight of the model.
     reason = shorten(next((line for line in lines if not line.endswith(":")), type(error).__name__), 180, placeholder=" ...")
     if weights.suffix != ".safetensors":
-        return f"clip {name} was not loaded: {weights.name} is a pickle, and holds more than weights or other weights: {reason}"
+        return f"clip {name} was not loaded: {weights.name} is a pickle file that holds more than weights, or another model's weights: {reason}"
     try:
         keys = [key.removeprefix("module.") for key in names_in(weights)]
     except Exception as unreadable:
-        return f"clip {name} cannot be read, {weights.name} is damaged: {unreadable}."
+        return f"clip {name} can't be read because {weights.name} is damaged, so download it again: {unreadable}."
     pictures = any(key.startswith(IMAGE_TOWER) for key in keys)
     if pictures and all(key.startswith((*IMAGE_TOWER, "logit_", "text_decoder.")) for key in keys):
         return no_tower(name, "text")
     if not pictures and any(key.endswith("token_embedding.weight") for key in keys):
         return no_tower(name, "image")
     if not any(key.startswith("visual.") for key in keys) and not transformers_layout.holds(keys):
-        return f"clip {name} is not a CLIP in open_clip's or transformers' layout: its weights are named like {max(keys, key=len, default='nothing')}."
-    return f"clip {name} does not fit its architecture, give it its own open_clip config or name: {reason}"
+        return f"clip {name} is not a CLIP in open_clip's or transformers' layout: it has weights such as {max(keys, key=len, default='none')}."
+    return f"clip {name} doesn't fit its architecture, so add its own open_clip config or rename it: {reason}"
 
 
 def no_tower(name: str, tower: str) -> str:
-    return f"clip {name} has no {tower} tower, so it cannot compare pictures with a prompt: choose a CLIP with both."
+    return f"clip {name} has no {tower} encoder, so it can't compare pictures with a prompt: choose a complete CLIP."

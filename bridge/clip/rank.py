@@ -46,7 +46,7 @@ def rank(
     templates = one(prompt_templates, "prompt_templates")
     wanted = ranking.phrases(one(prompt, "prompt"), templates)
     if not wanted:
-        raise ValueError("prompt is empty, must say what to rank by.")
+        raise ValueError("prompt is empty: describe what you want to see inside the mask.")
     unwanted = ranking.phrases(one(negative_prompt, "negative_prompt"), templates)
     if one(against_lettering, "against_lettering"):
         unwanted.append(list(ranking.LETTERING))
@@ -74,7 +74,7 @@ def rank(
 def one(values: Sequence[Any], name: str) -> Any:
     """The one value of an input that applies to the whole ranking. Raises ValueError for a list of several."""
     if len(values) != 1:
-        raise ValueError(f"{name} comes as a list of {len(values)}, must be one for all images, which are ranked together.")
+        raise ValueError(f"{name} is a list of {len(values)}, but all images are ranked together: connect a single one.")
     return values[0]
 
 
@@ -84,9 +84,9 @@ def pictures_of(batches: Sequence[Tensor], name: str = "images") -> list[Tensor]
         as_picture(batch[:1].nan_to_num(), name)
     pictures = [picture for batch in batches for picture in batch]
     if not pictures:
-        raise ValueError(f"{name} is empty, must hold at least one picture.")
+        raise ValueError(f"{name} is empty: connect at least one picture.")
     if not any(map(whole, pictures)):
-        raise ValueError(f"{name} contains NaN or infinite values in every picture: look at the node that made them.")
+        raise ValueError(f"{name} contains NaN or infinite values in every picture: check the node that made them.")
     return pictures
 
 
@@ -97,7 +97,7 @@ def one_each(extras: list[Tensor], pictures: list[Tensor], name: str) -> list[Te
     for extra, picture in zip(extras, pictures, strict=True):
         if extra.shape[:2] != picture.shape[:2]:
             raise ValueError(
-                f"{name} is {extra.shape[1]}x{extra.shape[0]}, but images are {picture.shape[1]}x{picture.shape[0]}: give the {name} of these pictures."
+                f"{name} is {extra.shape[1]}x{extra.shape[0]}, but images are {picture.shape[1]}x{picture.shape[0]}: connect the {name} of these pictures."
             )
     return extras
 
@@ -106,7 +106,7 @@ def check_latents(latents: Sequence[dict], count: int) -> None:
     """Raises ValueError unless each picture has a latent."""
     found = sum(len(latent["samples"]) for latent in latents)
     if found != count:
-        raise ValueError(f"latents has {found} in its batch, but images has {count}: give the latents of these pictures.")
+        raise ValueError(f"latents has {found} in its batch, but images has {count}: connect the latents of these pictures.")
 
 
 def weights_of(scope: dict) -> dict[str, float]:
@@ -115,7 +115,7 @@ def weights_of(scope: dict) -> dict[str, float]:
         return {scope["scope"]: 1.0}
     weights = {name: scope[f"{name}_weight"] for name in ranking.SCOPES if scope[f"{name}_weight"] > 0}
     if not weights:
-        raise ValueError("scope is mix, but all its weights are 0: give at least one scope a weight.")
+        raise ValueError("scope is mix, but all its weights are 0: set at least one of them above 0.")
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
@@ -165,7 +165,7 @@ def left_out(scores: Tensor, top_k: int, min_score: float) -> list[str]:
     if top_k > len(scores):
         notes.append(f"top_k is {top_k}, but there are only {len(scores)} candidates.")
     if not (scores >= min_score).any():
-        notes.append(f"no candidate reaches min_score {min_score:g}: the best is returned all the same.")
+        notes.append(f"no candidate reaches min_score {min_score:g}, so only the best one is returned.")
     elif min_score > ranking.NO_MIN_SCORE:
         notes.append(f"{int((scores >= min_score).sum())} of {len(scores)} candidates reach min_score {min_score:g}.")
     return notes

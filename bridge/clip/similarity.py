@@ -52,7 +52,7 @@ def similarity(
             wish, *rest = (ranking.cosine(seen, text).cpu() for text in texts)
             scores[index] = ((wish - sum(rest)) * shares).sum()
             if not torch.isfinite(scores[index]):
-                raise ValueError(f"clip {clip.name} gives no finite embedding in {clip.dtype}: its weights are damaged, choose another.")
+                raise ValueError(f"clip {clip.name} gives no finite embedding in {clip.dtype}: its weights are damaged, so choose another model.")
         on_picture()
     return scores
 
@@ -68,7 +68,7 @@ def cuts(clip: OpenClip, name: str, groups: list[list[str]]) -> list[str]:
     for group in groups:
         short = next((kept for phrase in group if (kept := clip.kept(phrase)) != phrase), None)
         if short is not None:
-            notes.append(f'{name} was cut after "... {" ".join(short.split()[-6:])}": the clip reads no further.')
+            notes.append(f'{name} was cut after "... {" ".join(short.split()[-6:])}": this CLIP reads no further, so shorten it.')
     return notes
 
 

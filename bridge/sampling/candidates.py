@@ -56,7 +56,7 @@ def in_chunks(count: int, at_once: int, group: int, run: Callable[[list[int]], T
                 raise
         # Not before the exception is gone: it holds on to what was allocated.
         at_once = (len(chunk) + 1) // 2
-        logging.warning("Blended Latent KSampler: out of memory with %d candidates at once, going on with %d.", len(chunk), at_once)
+        logging.warning("Blended Latent KSampler: ran out of memory with %d candidates at once, so it continues with %d.", len(chunk), at_once)
         comfy.model_management.soft_empty_cache()
     return torch.cat(results)
 

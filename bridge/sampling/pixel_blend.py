@@ -73,17 +73,17 @@ def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask
         return None
     missing = [name for name, value in (("vae", vae), ("pixels", pixels), ("a mask", mask)) if value is None]
     if missing:
-        raise ValueError(f"pixel_blend was {share:g}, which needs {' and '.join(missing)}: connect {'it' if len(missing) == 1 else 'them'}, or set it to 0.")
+        raise ValueError(f"pixel_blend is {share:g}, which needs {' and '.join(missing)}: connect {'it' if len(missing) == 1 else 'them'}, or set it to 0.")
     pixels = vae.vae_encode_crop_pixels(pixels)
     height, width = (side * vae.spacial_compression_decode() for side in samples.shape[-2:])
     if pixels.shape[1:3] != (height, width):
         raise ValueError(
-            f"pixels are {pixels.shape[2]}x{pixels.shape[1]}, but the latent is of a picture of {width}x{height}: connect the picture it was encoded from."
+            f"pixels are {pixels.shape[2]}x{pixels.shape[1]}, but latent_image comes from a picture of {width}x{height}: connect that picture."
         )
     to_latent_frame = 1 if samples.ndim == 4 or samples.shape[2] == 1 else vae.temporal_compression_decode()
     frames = 1 if samples.ndim == 4 else 1 + (samples.shape[2] - 1) * to_latent_frame
     if len(pixels) % frames:
-        raise ValueError(f"pixels have {len(pixels)} frames, but the latent is of a video of {frames}.")
+        raise ValueError(f"pixels have {len(pixels)} frames, but latent_image comes from a video of {frames}: connect that video.")
     pixels = pixels.unflatten(0, (-1, frames))
     check_batch(len(pixels), len(samples), "pixels", "latent_image")
     sets, ratio = sets_of_frames(len(mask), {"samples": samples}, vae, of="latent_image")

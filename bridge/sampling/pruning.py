@@ -105,7 +105,7 @@ def rows_of_batch(rows: Tensor, count: int) -> Callable[[object], object]:
 def check_conditions(conditionings: dict[str, list], samples: Tensor) -> None:
     """Raises ValueError for what would lose its candidates when some of them are dropped: video, T2I-Adapters, a hint for each."""
     if samples.ndim == 5 and samples.shape[2] != 1:
-        raise ValueError(f"latent_image is a video of {samples.shape[2]} latent frames, which pruning cannot judge: disconnect pruning.")
+        raise ValueError(f"latent_image is a video of {samples.shape[2]} latent frames, which pruning doesn't support: disconnect pruning.")
     for name, conditioning in conditionings.items():
         if not follows_a_batch(conditioning):
-            raise ValueError(f"{name} has a T2I-Adapter or a ControlNet with several hints, which pruning cannot follow: disconnect pruning.")
+            raise ValueError(f"{name} has a T2I-Adapter or a ControlNet with several hint images, which pruning doesn't support: disconnect pruning.")

@@ -58,7 +58,7 @@ def sample_candidates(
     blend = blend_of(pixel_blend, vae, pixels, picture_mask, source)
     sigmas = levels(model, steps, sampler_name, scheduler, denoise)
     if resample_steps and resample_steps >= len(sigmas) - 1 > 0:
-        raise ValueError(f"resample_steps was {resample_steps}, must be less than the {len(sigmas) - 1} steps: try a fifth of them.")
+        raise ValueError(f"resample_steps is {resample_steps}, but must be less than the {len(sigmas) - 1} steps: try a fifth of them.")
     if pruning is not None:
         check_conditions({"positive": positive, "negative": negative}, source)
 
@@ -104,7 +104,7 @@ def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSc
     size, and for a batch that does not match.
     """
     if mask is not None and schedule is not None and not both:
-        raise ValueError("mask and mask_schedule are both connected: disconnect mask, since the schedule already holds it.")
+        raise ValueError("mask and mask_schedule are both connected: disconnect mask, because the schedule already contains it.")
     name = "mask" if mask is not None else "latent_image's noise_mask"
     if mask is None and "noise_mask" in latent:
         mask = latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:])
@@ -127,7 +127,7 @@ def levels(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, d
         model, steps=steps, device=model.load_device, sampler=sampler_name, scheduler=scheduler, denoise=denoise, model_options=model.model_options
     ).sigmas
     if not sigmas.isfinite().all():
-        raise ValueError(f"scheduler was {scheduler}, which cannot make {steps} steps: take more steps or another scheduler.")
+        raise ValueError(f"scheduler is {scheduler}, which can't work with steps set to {steps}: use more steps or another scheduler.")
     return sigmas
 
 

@@ -55,9 +55,9 @@ def with_schedule(model: ModelPatcher, schedule: MaskSchedule, source: Tensor | 
 
     def start(run: Run) -> tuple[Tensor, Tensor, Tensor]:
         if run.nested:
-            raise ValueError("the latent is nested (audio and video together), which a mask schedule cannot cover: sample without it.")
+            raise ValueError("The latent is nested (audio and video together), which a mask schedule doesn't support: sample without the schedule.")
         if run.latent.ndim < 4:
-            raise ValueError("the latent is audio, which a mask schedule cannot cover: sample without it.")
+            raise ValueError("The latent is audio, which a mask schedule doesn't support: sample without the schedule.")
         patcher, noise, latent = run.guider.model_patcher, run.noise, run.latent
         chain_mask_function(run.guider, lambda previous: ScheduledMask(schedule, previous))
         thin = noise_mask(fitted(schedule, latent).thin, latent).to(patcher.load_device, noise.dtype)
@@ -76,7 +76,7 @@ def as_noise_over(source: Tensor, noise: Tensor, latent: Tensor, sigma: float, p
     source: (1 or N, C, ..., h, w). Raises ValueError if it does not fit the latent.
     """
     if source.shape[1:] != latent.shape[1:]:
-        raise ValueError(f"source had shape {list(source.shape)}, must be as the latent that is sampled, {list(latent.shape)}.")
+        raise ValueError(f"source has shape {list(source.shape)}, but the sampled latent has {list(latent.shape)}: connect the source of this latent.")
     check_batch(len(source), len(latent), "source", "the latent")
     model_sampling, inner = patcher.get_model_object("model_sampling"), patcher.model
     level = torch.tensor(sigma, device=latent.device)

@@ -49,7 +49,7 @@ def fit_decoder(
     """Tunes the decoder of a copy on the mask's surroundings. z: as `as_image_samples` returns it; source: (B or 1, 3, H, W); m: (B or 1, H, W)."""
     tail_of(vae)
     if not (m > 0).any():
-        return Fit(source.expand(len(z), -1, -1, -1).clone(), vae, ["The mask is empty: the source as it is."])
+        return Fit(source.expand(len(z), -1, -1, -1).clone(), vae, ["The mask is empty, so you get the source unchanged."])
     with torch.inference_mode(False), torch.enable_grad():
         copy = trainable_copy(vae)
         tail = tail_of(copy)
@@ -69,7 +69,7 @@ def fit_decoder(
             except Exception as error:
                 if not out_of_memory(error) or number == len(plans) - 1:
                     raise
-                remarks = ["Memory ran out: started again with less."]
+                remarks = ["Memory ran out, so the fit started again with a plan that needs less."]
             # Outside the handler, which holds on to everything that the failed attempt made.
             tail.modules.load_state_dict(before)
             comfy.model_management.soft_empty_cache()
@@ -124,7 +124,7 @@ def worthwhile(iterations: int, background_weight: float, m: Tensor) -> int:
 
 def ending(outcome: Outcome) -> str:
     """How many steps ran, and why they ended."""
-    remedy = ": the best state was put back; try a lower learning_rate" if outcome.restored else ""
+    remedy = ", so the best state was restored; try a lower learning_rate" if outcome.restored else ""
     return f"{outcome.steps} steps, {outcome.reason}{remedy}"
 
 
@@ -132,14 +132,14 @@ def describe(outcome: Outcome, plan: Plan) -> str:
     """The fit in words, for the report."""
     parts = [ending(outcome)]
     if outcome.background:
-        parts.append(f"the decoder's picture of the mask's surroundings came from {outcome.background[0]:.1f} to {outcome.background[-1]:.1f} dB")
-    parts.append(f"{'bfloat16' if plan.work.dtype == torch.bfloat16 else 'float32'}, at most {plan.bytes / GIB:.2f} GiB")
+        parts.append(f"the area around the mask went from {outcome.background[0]:.1f} to {outcome.background[-1]:.1f} dB")
+    parts.append(f"{'bfloat16' if plan.work.dtype == torch.bfloat16 else 'float32'}, planned with at most {plan.bytes / GIB:.2f} GiB")
     if not plan.whole:
-        parts.append("only the mask's surroundings were decoded")
+        parts.append("decoded only the area around the mask")
     if plan.work.tile < TILES[0]:
-        parts.append(f"in tiles of {plan.work.tile} px")
+        parts.append(f"in tiles of {plan.work.tile} pixels")
     if plan.work.thrifty:
-        parts.append("with activations computed twice")
+        parts.append("with activations computed twice to save memory")
     return ", ".join(parts) + "."
 
 

@@ -89,7 +89,7 @@ def affordable(plans: list[Plan], memory_budget: float, free: float) -> list[Pla
     """
     fitting = [plan for plan in plans if plan.bytes <= (memory_budget * GIB or 0.9 * free)]
     if not fitting and memory_budget > 0:
-        raise ValueError(f"memory_budget was {memory_budget:g} GiB, must be at least {plans[-1].bytes / GIB:.2f} for this mask, or 0 for all there is.")
+        raise ValueError(f"memory_budget is {memory_budget:g} GiB, but this mask needs at least {plans[-1].bytes / GIB:.2f}: raise it, or use 0 for no limit.")
     return fitting or plans[-1:]
 
 

@@ -47,14 +47,14 @@ def reconstruct(
     plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
     fit = METHODS[method](z, vae, source, m, plain, settings, node_id)
     report = f"{method}: background {compared(background_psnr, fit, source, m)}."
-    near = f"Within {BAND} px of the mask {compared(functools.partial(ring_psnr, width=BAND), fit, source, m)}."
+    near = f"Within {BAND} pixels of the mask: {compared(functools.partial(ring_psnr, width=BAND), fit, source, m)}."
     return fit.picture.movedim(1, -1), fit.vae, "\n".join([report, near, *fit.remarks])
 
 
 def compared(measure: Callable[[Tensor, Tensor, Tensor], float], fit: Fit, source: Tensor, m: Tensor) -> str:
     """A measure in dB of the pictures, and of the plain decode if there is one: a large picture may never be decoded whole."""
     now, *before = (measure(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, fit.plain) if p is not None)
-    return f"{now:.2f} dB" + "".join(f", was {db:.2f} dB as decoded" for db in before)
+    return f"{now:.2f} dB" + "".join(f" ({db:.2f} dB in the plain decode)" for db in before)
 
 
 def frames_of(decoded: Tensor) -> Tensor:
@@ -66,21 +66,21 @@ def check_vae(vae: comfy.sd.VAE) -> None:
     """Raises ValueError for a VAE of sounds or shapes. Call it first: such a VAE would crop a picture to nothing."""
     vae.throw_exception_if_invalid()
     if vae.latent_dim not in (2, 3) or vae.output_channels < 3:
-        raise ValueError(f"vae is a {type(vae.first_stage_model).__name__}, which draws no pictures: give an image VAE, with any method.")
+        raise ValueError(f"vae is a {type(vae.first_stage_model).__name__}, which doesn't decode to pictures: connect an image VAE.")
 
 
 def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.sd.VAE) -> None:
     """Raises ValueError unless the latent, the source (cropped as VAE Encode crops it), the mask and the batches fit together."""
     wanted = "(batch, channels, 1, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
     if (vae.latent_dim == 3) != (z.ndim == 5):
-        raise ValueError(f"samples had shape {list(z.shape)}, must be {wanted} for this VAE.")
+        raise ValueError(f"samples has shape {list(z.shape)}, but must be {wanted} for this VAE: connect the VAE that encoded the source.")
     if z.shape[1] != vae.latent_channels:
-        raise ValueError(f"samples had {z.shape[1]} channels, must have {vae.latent_channels} for this VAE.")
+        raise ValueError(f"samples has {z.shape[1]} channels, but vae needs {vae.latent_channels}: connect the VAE that encoded the source.")
     size = [side * vae.spacial_compression_decode() for side in z.shape[-2:]]
     if list(source.shape[-2:]) != size:
-        raise ValueError(f"image is {image.shape[2]}x{image.shape[1]}, but samples decode to {size[1]}x{size[0]}: give the picture that went into VAE Encode.")
+        raise ValueError(f"image is {image.shape[2]}x{image.shape[1]}, but samples decode to {size[1]}x{size[0]}: connect the picture that was encoded.")
     if m.shape[-2:] != image.shape[1:3]:
-        raise ValueError(f"mask is {m.shape[-1]}x{m.shape[-2]}, but image is {image.shape[2]}x{image.shape[1]}: give the mask of this picture.")
+        raise ValueError(f"mask is {m.shape[-1]}x{m.shape[-2]}, but image is {image.shape[2]}x{image.shape[1]}: connect the mask of this picture.")
     check_batch(len(source), len(z), "image", "samples")
     check_batch(len(m), len(z), "mask", "samples")
 
@@ -120,15 +120,15 @@ def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plai
     trials = reconstruction.cheapest(methods, source, m, settings["target_background"], settings["target_seam"])
     best = reconstruction.best_of(trials)
     tried = [f"Tried {one.method}: background {one.background:.2f} dB, seam {level(one.seam)}." for one in trials]
-    why = "the first that meets both targets" if best.met else "no method meets both targets, its seam shows least"
+    why = "the first method that meets both targets" if best.met else "no method meets both targets, and its seam shows least"
     if left_out is not None and not best.met:
-        tried.append(f"Left out {DECODER}: {left_out}")
-    return Fit(best.picture, fits[best.method].vae, [*tried, f"Took {best.method}: {why}.", *fits[best.method].remarks], plain())
+        tried.append(f"Skipped {DECODER}: {left_out}")
+    return Fit(best.picture, fits[best.method].vae, [*tried, f"Chose {best.method}: {why}.", *fits[best.method].remarks], plain())
 
 
 def level(seam: float) -> str:
     """A seam in words."""
-    return "none, the mask has no edge" if math.isnan(seam) else f"{seam:.2f}"
+    return "none (the mask has no edge)" if math.isnan(seam) else f"{seam:.2f}"
 
 
 METHODS: dict[str, Callable[..., Fit]] = {

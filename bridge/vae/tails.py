@@ -23,7 +23,7 @@ def tail_of(vae: comfy.sd.VAE) -> Tail:
     tail = make(module) if make is not None and vae.output_channels >= 3 else None
     if tail is None:
         raise ValueError(
-            f"vae is a {type(module).__name__}, whose decoder cannot be tuned: use method paste, colour fit, poisson or auto, "
+            f"vae is a {type(module).__name__}, whose decoder can't be tuned: use method paste, colour fit, poisson or auto, "
             "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, Stable Cascade, HunyuanImage, HunyuanVideo)."
         )
     return tail
