@@ -95,8 +95,7 @@ def run_bench(options: argparse.Namespace, rest: list[str]) -> int:
         told = f"There is no benchmark {options.name}" if options.name else "Name a benchmark"
         raise HostError(f"{told}; there are: {', '.join(known) or 'none yet'}.")
     host = find_host(options, tests=True)
-    script = ROOT / "bench" / f"{options.name.replace('-', '_')}.py"
-    return run(host, [str(script), *rest], [host.comfyui, ROOT])
+    return run(host, ["-m", f"bench.{options.name.replace('-', '_')}", *rest], [host.comfyui, ROOT])
 
 
 def run_pictures(options: argparse.Namespace, rest: list[str]) -> int:

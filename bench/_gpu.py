@@ -5,42 +5,41 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
 if __name__ == "__main__":
     # Before anything else of the host: its main.py reads the command line and sets dynamic VRAM up.
     importlib.import_module("main")
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
+import gc
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-import gc  # noqa: E402
-import itertools  # noqa: E402
-import json  # noqa: E402
-import math  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
-from functools import partial  # noqa: E402
-from typing import Any  # noqa: E402
+import comfy.memory_management
+import comfy.model_management as management
+import comfy.ops
+import comfy.sd
+import comfy.utils
+import numpy as np
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import Tensor, nn
 
-import comfy.memory_management  # noqa: E402
-import comfy.model_management as management  # noqa: E402
-import comfy.ops  # noqa: E402
-import comfy.sd  # noqa: E402
-import comfy.utils  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from comfy.ldm.models.autoencoder import AutoencoderKL  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from bench import edits, pipeline, ranking  # noqa: E402 - makes the pack importable
-from bench.reconstruction import AUTHORS, BATCH, OURS, PHOTOS, Case, authors, box, photo  # noqa: E402
-from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler  # noqa: E402
-from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
-from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize  # noqa: E402
-from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate  # noqa: E402
-from demo.train import sampling  # noqa: E402
+from bench import _nodes, pipeline, ranking
+from bench._cases import Case as Edit
+from bench._cases import mask_of
+from bench.reconstruction import AUTHORS, BATCH, OURS, PHOTOS, Case, authors, box, photo
+from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
+from demo.train import sampling
 
 # Of both SD1.5 and SDXL.
 VAE = {"embed_dim": 4, "ddconfig": {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4],
@@ -179,14 +178,14 @@ def reconstructions(name: str, weights: dict[str, Tensor], size: int, amount: Am
 # ---------------------------------------------------------------- a whole edit
 
 def edit(
-    tools: ranking.Tools, case: edits.Case, prompts: list[list], settings: dict[str, Any], candidates: int, scope: str, prune: bool,
+    tools: _nodes.Tools, case: Edit, prompts: list[list], settings: dict[str, Any], candidates: int, scope: str, prune: bool,
     reconstruct: Callable[[Case], str]
 ) -> dict[str, Any]:  # fmt: skip
     """One edit, from the source to the reconstructed picture: seconds by part, and what there is to say."""
     clock = [now()]
-    latent, mask = ranking.source_of(tools, case), ranking.mask_of(case)
+    latent, mask = _nodes.source_of(tools, case), mask_of(case)
     schedule = ProgressiveMaskDilate.execute(LatentMaskResize.execute(mask, latent).args[0]).args[0]
-    pruning = ranking.prunings(tools, case, {"": {}})[""] if prune else None
+    pruning = _nodes.prunings(tools, case, {"": {}})[""] if prune else None
     positive, negative = prompts
     latent = BlendedLatentKSampler.execute(
         tools.model, 0, cfg=sampling.CFG, positive=positive, negative=negative, latent_image=latent, candidates=candidates, mask_schedule=schedule,
@@ -194,7 +193,7 @@ def edit(
     ).args[0]  # fmt: skip
     clock.append(now())
     pictures = tools.vae.decode(latent["samples"])
-    best = pipeline.best_of(tools, case, latent, pictures, scope)
+    best = _nodes.best_of(tools, case, latent, pictures, scope)
     clock.append(now())
     said = reconstruct(Case(torch.from_numpy(case.source).float()[None] / 255, mask, best["samples"]))
     clock.append(now())
@@ -211,10 +210,10 @@ def random_prompt(width: int, seed: int) -> list:
 def whole_edits(name: str, weights: dict[str, Tensor], size: int, amount: Amount) -> Iterator[dict[str, Any]]:
     """The rows of the second table; the VAE is in the precision that the host chooses."""
     model, vae = unet(name), host_vae(weights)
-    tools = replace(ranking.load(), model=model, vae=vae)
+    tools = replace(_nodes.load(), model=model, vae=vae)
     prompts = [random_prompt(UNETS[name]["context_dim"], seed) for seed in (0, 1)]
     source, mask = (photo(PHOTOS[0], size)[0] * 255).byte().numpy(), box(size, 0.25)[0].bool().numpy()
-    case = edits.Case(source, mask, 0, 0, "a red ball", np.zeros(0, bool))
+    case = Edit(source, mask, 0, 0, "a red ball", np.zeros(0, bool))
     fits = (partial(by_the_authors, vae), amount.theirs), (partial(by_the_node, vae), amount.ours)
     theirs, ours = amount.samplers
     rows = ("the authors'", fits[0], theirs, ranking.PAPER, False), ("ours", fits[1], ours, ranking.DEFAULT, True)

@@ -1,11 +1,101 @@
-"""The pack's nodes as a user finds them."""
+"""The demo model and the pack's nodes, as a user finds them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+
+from bench._cases import Case, mask_of
+from bench._judge import Referee
+from blended_latent_diffusion.bridge.clip import models as clips
+from blended_latent_diffusion.bridge.sampling.pruning import Pruning
+from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
+from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
+from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
+from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
+from demo import loader
+from demo.train import clip as ranker
+from demo.train import sampling, stroke_judge
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The demo model and those who look at its pictures. clip: the ranker; referee: the judge and its thresholds."""
+
+    model: Any
+    text: Any
+    vae: Any
+    clip: Any
+    referee: Referee
+
+
+def load() -> Tools:
+    """The real parts, as a workflow has them."""
+    return Tools(*loader.load(), load_clip(), stroke_judge.load())
+
+
+def load_clip() -> Any:
+    """The demo's OPEN_CLIP."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path(clips.FOLDER, str(loader.OPEN_CLIP))
+    return OpenClipLoader.execute(f"{ranker.NAME}.safetensors").args[0]
+
+
+def half_precision(enabled: bool = True) -> torch.autocast:
+    """bfloat16 for what the CPU computes inside; on a GPU the host's own choice stands."""
+    return torch.autocast("cpu", torch.bfloat16, enabled)
 
 
 def defaults(node: Any, name: str, key: str) -> dict[str, Any]:
     """What a node gets for an input that is a combination of a choice and its settings, where the user changes nothing else."""
     choice = next(i for i in node.define_schema().inputs if i.id == name)
     return {name: key} | {i.id: i.default for i in next(o for o in choice.options if o.key == key).inputs}
+
+
+def source_of(tools: Tools, case: Case) -> dict:
+    """The source as LATENT."""
+    return {"samples": sampling.encode(tools.vae, case.source[None])}
+
+
+def prompts_of(tools: Tools, case: Case) -> tuple[list, list]:
+    """The positive and the negative CONDITIONING."""
+    positive, negative = (sampling.conditioning(tools.text, [prompt]) for prompt in (case.prompt, ""))
+    return positive, negative
+
+
+def draw(tools: Tools, case: Case, seed: int, count: int, **options: Any) -> dict:
+    """Candidates as LATENT, by Latent Mask Resize, Progressive Mask Dilate and Blended Latent KSampler."""
+    latent = source_of(tools, case)
+    schedule = ProgressiveMaskDilate.execute(LatentMaskResize.execute(mask_of(case), latent).args[0]).args[0]
+    given = {"model": tools.model, "steps": sampling.STEPS, "sampler_name": sampling.SAMPLER, "scheduler": sampling.SCHEDULER, "chunk_size": count} | options
+    positive, negative = prompts_of(tools, case)
+    return BlendedLatentKSampler.execute(
+        seed=seed, cfg=sampling.CFG, positive=positive, negative=negative, latent_image=latent, mask_schedule=schedule, candidates=count, **given
+    ).args[0]
+
+
+def prunings(tools: Tools, case: Case, kinds: dict[str, dict[str, Any]]) -> dict[str, Pruning]:
+    """What Prune Candidates makes of each kind of settings."""
+    return {name: PruneCandidates.execute(tools.clip, tools.vae, case.prompt, mask_of(case), **options).args[0] for name, options in kinds.items()}
+
+
+def scores(tools: Tools, case: Case, pictures: torch.Tensor, scope: str) -> torch.Tensor:
+    """The score of each picture by CLIP Rank Batch with the scope's defaults, (N,)."""
+    _, _, found, order, _ = ranked(tools, case, pictures, scope)
+    return torch.tensor(found)[torch.tensor(order).argsort()]
+
+
+def best_of(tools: Tools, case: Case, latent: dict, pictures: torch.Tensor, scope: str) -> dict:
+    """The LATENT of the candidate that CLIP Rank Batch puts first."""
+    return ranked(tools, case, pictures, scope, top_k=[1], latents=[latent])[1][0]
+
+
+def ranked(tools: Tools, case: Case, pictures: torch.Tensor, scope: str, **more: Any) -> tuple:
+    """The outputs of CLIP Rank Batch with the scope's defaults."""
+    options = {name: [value] for name, value in defaults(ClipRankBatch, "scope", scope).items()}
+    return ClipRankBatch.execute([pictures], [tools.clip], [case.prompt], [mask_of(case)], scope=options, **more).args

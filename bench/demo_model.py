@@ -1,30 +1,27 @@
 """What the embedded demo model can do, on held-out scenes, prompts and seeds; one table with the floors beside.
 
-``python run.py bench demo-model [--quick] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+``python run.py bench demo-model [--quick] [--json FILE]``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
+import numpy as np
+import torch
 
-from host.pack import make_importable, use_the_device_there_is  # noqa: E402
-
-use_the_device_there_is()
-make_importable()
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from demo.train import clip as ranker  # noqa: E402
-from demo.train import common, data, judge, sampling, sheets  # noqa: E402
+from bench import _table
+from bench._command import benchmark
+from bench._nodes import load_clip
+from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
+from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
+from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
+from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
+from demo import loader
+from demo.train import clip as ranker
+from demo.train import common, data, judge, sampling, sheets
 
 FLOORS = {"judge, balanced query accuracy": 0.97, "generation, named object shown": 0.80,
           "edit in a box, each candidate": 0.60, "edit in a box, best of 8 by CLIP": 0.85,
@@ -77,8 +74,6 @@ def edit_case(index: int) -> tuple[np.ndarray, np.ndarray, int, str]:
 
 def edits(model: Model, clip: Any, referee: tuple[judge.Judge, float], count: int, draw: Draw) -> dict[str, float]:
     """Batch precision over the candidates, and the hit rate of the candidate that the pack's ranking puts first."""
-    from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
-
     each, first, chance = [], [], []
     for start in range(0, count, 6):
         cases = [edit_case(i) for i in range(start, min(start + 6, count))]
@@ -100,10 +95,6 @@ def draw_with_the_host(model: Model, cases: list, seed: int) -> np.ndarray:
 
 def draw_with_the_pack(model: Model, cases: list, seed: int) -> np.ndarray:
     """The same by the pack's nodes: fresh background noise and the paper's shrinking mask, other settings alike."""
-    from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
-    from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
-    from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
-
     latent = {"samples": sampling.encode(model[2], np.stack([c[0] for c in cases]))}
     small = LatentMaskResize.execute(torch.from_numpy(np.stack([c[1] for c in cases])).float(), latent).args[0]
     schedule = ProgressiveMaskDilate.execute(small, stages=3, takeover=0.78).args[0]
@@ -128,45 +119,27 @@ def reconstruction(vae: Any, count: int) -> float:
 
 def measure(quick: bool) -> dict[str, Any]:
     """All figures."""
-    import folder_paths
-
-    from blended_latent_diffusion.bridge.clip import models as clips
-    from demo import loader
-
-    folder_paths.add_model_folder_path(clips.FOLDER, str(loader.OPEN_CLIP))
-    model, clip, referee = loader.load(), clips.load(f"{ranker.NAME}.safetensors"), judge.load()
+    model, clip, referee = loader.load(), load_clip(), judge.load()
     accuracy = judge.accuracy(300 if quick else 2000)
     made = generation(model, referee, 48 if quick else 336)
     cases = 6 if quick else 40
     edited, stock = (edits(model, clip, referee, cases, draw) for draw in (draw_with_the_pack, draw_with_the_host))
-    figures = {"judge, balanced query accuracy": accuracy["query"], "judge, exact set of kinds": accuracy["exact"],
-               "generation, named object shown": made["all"], "generation, never-trained pairs": made["unseen pairs"],
-               "edit in a box, each candidate": edited["each"], "edit in a box, best of 8 by CLIP": edited["best"],
-               "edit in a box, any of 8 (the ranking's ceiling)": edited["any"],
-               "  the same by the host's noise mask, each": stock["each"],
-               "  the same by the host's noise mask, best of 8": stock["best"],
-               "VAE reconstruction, dB": reconstruction(model[2], 32 if quick else 200),
-               "CLIP top-1 over kinds": ranker.top1(200 if quick else 1000)}
+    return {"judge, balanced query accuracy": accuracy["query"], "judge, exact set of kinds": accuracy["exact"],
+            "generation, named object shown": made["all"], "generation, never-trained pairs": made["unseen pairs"],
+            "edit in a box, each candidate": edited["each"], "edit in a box, best of 8 by CLIP": edited["best"],
+            "edit in a box, any of 8 (the ranking's ceiling)": edited["any"],
+            "  the same by the host's noise mask, each": stock["each"],
+            "  the same by the host's noise mask, best of 8": stock["best"],
+            "VAE reconstruction, dB": reconstruction(model[2], 32 if quick else 200),
+            "CLIP top-1 over kinds": ranker.top1(200 if quick else 1000)}
+
+
+def answer(options: argparse.Namespace) -> dict[str, float]:
+    """The table and its figures."""
+    figures = measure(options.quick)
+    _table.show("question", {"figure": "{:.3f}", "floor": "{:.2f}"}, {name: [value, FLOORS.get(name)] for name, value in figures.items()})
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smaller sample: two minutes instead of fifteen")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
-    common.prepare(0, 0)
-    start = time.monotonic()
-    with torch.inference_mode():
-        figures = measure(options.quick)
-    print(f"{'question':50} {'figure':>8} {'floor':>8}")
-    for name, value in figures.items():
-        floor = FLOORS.get(name)
-        print(f"{name:50} {value:8.3f} {'' if floor is None else f'{floor:8.2f}'}")
-    print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    benchmark(answer, quick="a smaller sample: two minutes instead of fifteen")

@@ -1,6 +1,6 @@
 """How often an edit shows in a thin mask, and what it costs the background: the host's samplers and the pack's in one table.
 
-``python run.py bench edits [--quick] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+``python run.py bench edits [--quick] [--json FILE]``.
 
 The pictures are held-out scenes, the prompts held-out wordings that name a kind of object which the picture does not show, the
 masks strokes of 2 to 16 pixels and blobs. All methods get the same pictures, prompts, masks, start noise, steps and guidance.
@@ -13,62 +13,28 @@ mask touches. Its thresholds come from the split ``calibrate``, its error and ev
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
+import numpy as np
+import torch
 
-from host.pack import make_importable, use_the_device_there_is  # noqa: E402
+from bench import _table
+from bench._cases import WIDTHS, Case, as_picture, cases, width_name
+from bench._command import benchmark
+from bench._judge import against, interval, judged, own_error
+from blended_latent_diffusion.bld import metrics
+from demo.train import sampling, stroke_judge
 
-use_the_device_there_is()
-make_importable()
-
-import comfy.utils  # noqa: E402
-import numpy as np  # noqa: E402
-import scipy.stats  # noqa: E402
-import torch  # noqa: E402
-
-from blended_latent_diffusion.bld import metrics  # noqa: E402
-from demo.train import common, data, sampling, stroke_judge  # noqa: E402
-
-GROUPS = (*stroke_judge.WIDTHS, 0)
 TEST, DEVELOPMENT = 110000, 120000
 BATCH = 40
 # The authors' 13, 13, 13 and 11 of 50 steps.
 PAPER = {"stages": 3, "growth": 1, "takeover": 0.78}
 BEST = {"stages": 1, "growth": 1, "takeover": 0.95}
 Model = tuple[Any, Any, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One edit: held-out picture uint8 (128, 128, 3), mask bool (128, 128), width of the stroke in pixels (0: a blob), the kind that
-    the prompt names, and which kinds neither prompt nor picture show, bool (24,)."""
-
-    source: np.ndarray
-    mask: np.ndarray
-    width: int
-    kind: int
-    prompt: str
-    absent: np.ndarray
-
-
-def case(index: int) -> Case:
-    """Edit ``index``; its picture does not show its kind, and its wording was never trained."""
-    rng = np.random.default_rng((97, index))
-    scene = data.plan("test", index)
-    absent = ~np.isin(np.arange(len(data.KIND_NAMES)), [i.kind for i in scene.items])
-    kind = int(rng.choice(np.flatnonzero(absent)))
-    absent[kind] = False
-    wording = data.HELD_OUT_WORDINGS[int(rng.integers(len(data.HELD_OUT_WORDINGS)))].replace(" {b}", "")
-    width = GROUPS[index % len(GROUPS)]
-    prompt = wording.format(s=data.article(data.KIND_NAMES[kind]))
-    return Case(data.render(scene), stroke_judge.mask_of(rng, width), width, kind, prompt, absent)
 
 
 # ---------------------------------------------------------------- methods
@@ -145,14 +111,6 @@ class Outcome:
     latent: np.ndarray
 
 
-def judged(referee: tuple[stroke_judge.StrokeJudge, dict[int, float]], cases: list[Case], pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each case's kind shows in its mask, and the share of absent kinds that seem to: bool (N,), float (N,)."""
-    threshold = np.asarray([referee[1][c.width] for c in cases])[:, None]
-    seen = stroke_judge.shares(referee[0], pictures, np.stack([c.mask for c in cases])) > threshold
-    absent = np.stack([c.absent for c in cases])
-    return seen[np.arange(len(cases)), [c.kind for c in cases]], (seen & absent).sum(1) / absent.sum(1)
-
-
 def outcome(vae: Any, referee: Any, cases: list[Case], source: torch.Tensor, z: torch.Tensor) -> Outcome:
     """The figures of one method's latents z, (N, 4, 16, 16)."""
     masked = torch.from_numpy(stroke_judge.cells(np.stack([c.mask for c in cases])) > 0)[:, None].float()
@@ -168,19 +126,6 @@ def outcome(vae: Any, referee: Any, cases: list[Case], source: torch.Tensor, z: 
 def decode(vae: Any, z: torch.Tensor) -> np.ndarray:
     """uint8 pictures (N, 128, 128, 3), a batch at a time."""
     return np.concatenate([sampling.decode(vae, part) for part in z.split(BATCH)])
-
-
-def as_picture(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 (H, W, 3) as the pack's metrics want it, (1, 3, H, W) in 0..1."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-
-
-def own_error(vae: Any, referee: Any, count: int) -> dict[int, dict[str, float]]:
-    """The judge on ideal edits of held-out scenes, by width of the stroke: how often it misses a kind that covers half of the painted
-    area, and how often it claims one that is not there."""
-    apart = stroke_judge.examples(vae, "test", stroke_judge.FIRST, count, GROUPS)
-    seen = stroke_judge.shares(referee[0], apart.pixels[apart.row], apart.masks)
-    return {w: stroke_judge.error(seen[apart.width == w], apart.shown[apart.width == w], referee[1][w]) for w in GROUPS}
 
 
 # ---------------------------------------------------------------- the table
@@ -200,78 +145,52 @@ def measure(count: int, first: int, judge_scenes: int) -> dict[str, Any]:
 
     model, clip, vae = loader.load()
     referee = stroke_judge.load()
-    cases = [case(first + i) for i in range(count)]
-    source = torch.cat([sampling.encode(vae, np.stack([c.source for c in cases[i:i + BATCH]])) for i in range(0, count, BATCH)])
-    batches = [Batch(source[i:i + BATCH], torch.from_numpy(np.stack([c.mask for c in cases[i:i + BATCH]])).float(),
-                     sampling.conditioning(clip, [c.prompt for c in cases[i:i + BATCH]]),
-                     sampling.conditioning(clip, [""] * len(cases[i:i + BATCH])), 10 * first + i) for i in range(0, count, BATCH)]
+    found = cases(first, count)
+    source = torch.cat([sampling.encode(vae, np.stack([c.source for c in found[i:i + BATCH]])) for i in range(0, count, BATCH)])
+    batches = [Batch(source[i:i + BATCH], torch.from_numpy(np.stack([c.mask for c in found[i:i + BATCH]])).float(),
+                     sampling.conditioning(clip, [c.prompt for c in found[i:i + BATCH]]),
+                     sampling.conditioning(clip, [""] * len(found[i:i + BATCH])), 10 * first + i) for i in range(0, count, BATCH)]
     outcomes = {}
     for name, draw in METHODS.items():
         start = time.monotonic()
         z = torch.cat([draw(model, batch) for batch in batches])
-        outcomes[name] = outcome(vae, referee, cases, source, z)
+        outcomes[name] = outcome(vae, referee, found, source, z)
         print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
-    return {"width": np.asarray([c.width for c in cases]), "outcomes": outcomes, "judge": own_error(vae, referee, judge_scenes)}
+    return {"width": np.asarray([c.width for c in found]), "outcomes": outcomes, "judge": own_error(vae, referee, judge_scenes)}
 
 
 def figures(measured: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The table: for each method its rates of success by width of the stroke, on all strokes and on blobs, and what it did elsewhere."""
     width, rows = measured["width"], {}
     for name, out in measured["outcomes"].items():
-        rows[name] = {group_name(w): float(out.hit[width == w].mean()) for w in GROUPS if w} | {
+        rows[name] = {width_name(w): float(out.hit[width == w].mean()) for w in WIDTHS if w} | {
             "strokes": float(out.hit[width > 0].mean()), "blobs": float(out.hit[width == 0].mean()), "absent kinds": float(out.other.mean()),
             **dict(zip(OUTSIDE, (float(out.db.mean()), float(out.levels.mean()), float(out.latent.max())), strict=True))}
     return rows
 
 
-def group_name(width: int) -> str:
-    return f"{width} px" if width else "blobs"
-
-
-def interval(hit: np.ndarray) -> str:
-    """A rate's 95 % interval (Wilson)."""
-    low, high = scipy.stats.binomtest(int(hit.sum()), len(hit)).proportion_ci(method="wilson")
-    return f"{low:.0%} to {high:.0%}"
-
-
-def against(hit: np.ndarray, baseline: np.ndarray) -> str:
-    """A paired comparison with the baseline: exact McNemar test."""
-    won, lost = int((hit & ~baseline).sum()), int((~hit & baseline).sum())
-    return f"+{won} -{lost}, p {scipy.stats.binomtest(won, won + lost).pvalue if won + lost else 1:.1g}"
-
-
 def show(measured: dict[str, Any]) -> None:
-    """Print the table and what its figures are worth."""
+    """Print the tables and what their figures are worth."""
     rows, width, outcomes = figures(measured), measured["width"], measured["outcomes"]
-    print(f"{'shown in the mask':30}" + "".join(f"{c:>13}" for c in next(iter(rows.values()))))
-    for name, row in rows.items():
-        print(f"{name:30}" + "".join(f"{v:13.3g}" if c in OUTSIDE else f"{v:13.1%}" for c, v in row.items()))
+    columns = {c: "{:.3g}" if c in OUTSIDE else "{:.1%}" for c in rows[BASELINE]}
+    _table.show("shown in the mask", columns, {name: list(row.values()) for name, row in rows.items()})
+    print()
     strokes, blobs, baseline = width > 0, width == 0, outcomes[BASELINE].hit
-    print(f"\n{f'95 % intervals; pairs with {BASELINE}':52}{f'{strokes.sum()} strokes':>34}{f'{blobs.sum()} blobs':>34}")
-    for name, out in outcomes.items():
-        print(f"{name:52}" + "".join(f"{interval(out.hit[g]):>14}{against(out.hit[g], baseline[g]):>20}" for g in (strokes, blobs)))
-    print(f"\n{'The judge on ideal edits':30}{'misses':>12}{'of':>8}{'claims':>12}")
-    for w, error in measured["judge"].items():
-        print(f"{group_name(w):30}{error['missed']:12.1%}{error['shown']:8.0f}{error['claimed']:12.2%}")
+    columns = {heading: "{}" for heading in (f"{strokes.sum()} strokes", "pairs", f"{blobs.sum()} blobs", "pairs of blobs")}
+    pairs = {name: [text for g in (strokes, blobs) for text in (interval(out.hit[g]), against(out.hit[g], baseline[g]))] for name, out in outcomes.items()}
+    _table.show(f"95 % intervals; pairs with {BASELINE}", columns, pairs)
+    print()
+    errors = {width_name(w): [error["missed"], error["shown"], error["claimed"]] for w, error in measured["judge"].items()}
+    _table.show("The judge on ideal edits", {"misses": "{:.1%}", "of": "{:.0f}", "claims": "{:.2%}"}, errors)
     print(NOTES)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="40 edits instead of 200")
-    parser.add_argument("--development", action="store_true", help="the edits on which the settings were chosen")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
-    common.prepare(0, 0)
-    comfy.utils.set_progress_bar_enabled(False)
-    start = time.monotonic()
-    with torch.inference_mode():
-        measured = measure(40 if options.quick else 200, DEVELOPMENT if options.development else TEST, 40 if options.quick else 400)
+def answer(options: argparse.Namespace) -> dict[str, Any]:
+    """The tables and their figures."""
+    measured = measure(40 if options.quick else 200, DEVELOPMENT if options.development else TEST, 40 if options.quick else 400)
     show(measured)
-    print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")
-    if options.json:
-        options.json.write_text(json.dumps({"methods": figures(measured), "judge": measured["judge"]}, indent=1) + "\n")
+    return {"methods": figures(measured), "judge": measured["judge"]}
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(answer, quick="40 edits instead of 200", development="the edits on which the settings were chosen")

@@ -1,6 +1,6 @@
 """Time and memory with the full-size decoders and UNets of SD1.5 and SDXL, with ComfyUI's dynamic VRAM on and off.
 
-``python run.py bench gpu [--quick] [--size N] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+``python run.py bench gpu [--quick] [--size N] [--json FILE]``.
 
 The weights are random, since neither time nor memory depends on them; no figure here says anything about quality. For every model and every
 setting of dynamic VRAM a process of its own is set up as ComfyUI's main.py sets itself up (bench/_gpu.py), on the device that it
@@ -24,6 +24,9 @@ from typing import Any
 
 import torch
 
+from bench import _table
+from bench._command import benchmark
+
 SIZES = {"SD1.5": 512, "SDXL": 1024}
 REQUEST = Path(__file__).with_name("_gpu.py")
 
@@ -45,25 +48,18 @@ def ask(flags: list[str], **request: Any) -> dict[str, Any]:
 def show(found: list[dict[str, Any]]) -> None:
     """Print the tables of one setting."""
     print(f"\n{found[0]['host']}")
-    print(f"{'reconstruction':58}{'seconds':>12}{'of the authors':>16}{'peak MiB':>10}")
-    for row in (row for one in found for row in one["rows"]):
-        memory = "-" if row["peak"] is None else f"{row['peak'] / 2**20:.0f}"
-        print(f"{row['label']:58}{row['seconds']:12.3f}{row['ratio']:16.4f}{memory:>10}  {row['said']}")
-    parts = list(found[0]["edits"][0]["seconds"])
-    print(f"{'whole edit':58}{'seconds':>12}{'of the authors':>16}" + "".join(f"{part:>16}" for part in parts))
-    for row in (row for one in found for row in one["edits"]):
-        seconds = row["seconds"]
-        print(f"{row['label']:58}{sum(seconds.values()):12.1f}{row['ratio']:16.4f}" + "".join(f"{seconds[part]:16.1f}" for part in parts) + f"  {row['said']}")
+    rows = {row["label"]: [row["seconds"], row["ratio"], None if row["peak"] is None else row["peak"] / 2**20, row["said"]]
+            for one in found for row in one["rows"]}  # fmt: skip
+    _table.show("reconstruction", {"seconds": "{:.3f}", "of the authors": "{:.4f}", "peak MiB": "{:.0f}", "": "{}"}, rows)
+    edits = {row["label"]: [sum(row["seconds"].values()), row["ratio"], *row["seconds"].values(), row["said"]] for one in found for row in one["edits"]}
+    parts = dict.fromkeys(found[0]["edits"][0]["seconds"], "{:.1f}")
+    _table.show("whole edit", {"seconds": "{:.1f}", "of the authors": "{:.4f}", **parts, "": "{}"}, edits)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="SD1.5 alone, few steps and candidates: shows that all works, the figures mean nothing")
-    parser.add_argument("--size", type=int, help="pixels a side instead of 512 for SD1.5 and 1024 for SDXL; a multiple of 64")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
+def answer(options: argparse.Namespace) -> list[list[dict[str, Any]]]:
+    """The tables and their figures."""
     if options.size is not None and (options.size < 64 or options.size % 64):
-        parser.error(f"--size was {options.size}, must be a multiple of 64.")
+        sys.exit(f"--size was {options.size}, must be a multiple of 64.")
     sizes = {"SD1.5": SIZES["SD1.5"]} if options.quick else SIZES
     tables = []
     for flags in settings():
@@ -71,9 +67,12 @@ def main() -> None:
         show(tables[-1])
     if options.quick:
         print("quick: steps and candidates were cut, these times mean nothing")
-    if options.json:
-        options.json.write_text(json.dumps(tables, indent=1) + "\n")
+    return tables
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(
+        answer,
+        quick="SD1.5 alone, few steps and candidates: shows that all works, the figures mean nothing",
+        size=(None, "pixels a side instead of 512 for SD1.5 and 1024 for SDXL; a multiple of 64"),
+    )

@@ -1,6 +1,6 @@
 """A ranked batch with the reconstruction of the best, end to end: the authors' procedure and ours, same model, same machine, in turn.
 
-``python run.py bench pipeline [--quick] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+``python run.py bench pipeline [--quick] [--json FILE]``.
 
 The authors': 24 candidates of 50 DDIM steps, fresh background noise at each step, all of them decoded and ranked by CLIP on the masked
 picture, then 75 Adam steps of the whole decoder in float32 on the whole picture, from whose result the picture is taken. Ours: as many
@@ -17,29 +17,24 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
+import numpy as np
+import torch
+import torch.nn.functional as functional
 
-import comfy.utils  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as functional  # noqa: E402
-
-from bench import edits, ranking, reconstruction  # noqa: E402 - makes the pack importable
-from bench._nodes import defaults  # noqa: E402
-from blended_latent_diffusion.bld import metrics  # noqa: E402
-from blended_latent_diffusion.bridge.vae.reconstruct import DECODER  # noqa: E402
-from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch  # noqa: E402
-from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
-from demo.train import common  # noqa: E402
+from bench import _judge, _table, ranking, reconstruction
+from bench._cases import Case, as_picture, cases, seed_of
+from bench._command import benchmark
+from bench._judge import against, interval
+from bench._nodes import Tools, best_of, defaults, draw, half_precision, load, prunings
+from blended_latent_diffusion.bld import metrics
+from blended_latent_diffusion.bridge.vae.reconstruct import DECODER
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 
 TEST, DEVELOPMENT = 190000, 160000
 CANDIDATES = 24
@@ -60,136 +55,116 @@ class Made:
     shown: np.ndarray
 
 
-def edits_from(first: int, count: int) -> list[edits.Case]:
-    """Edits with masks of every kind that bench/edits.py has, by turns."""
-    return [edits.case(first + i) for i in range(count)]
-
-
-def best_of(tools: ranking.Tools, case: edits.Case, latent: dict, pictures: torch.Tensor, scope: str) -> dict:
-    """The LATENT of the candidate that CLIP Rank Batch puts first."""
-    options = {name: [value] for name, value in defaults(ClipRankBatch, "scope", scope).items()}
-    return ClipRankBatch.execute([pictures], [tools.clip], [case.prompt], [ranking.mask_of(case)], scope=options, top_k=[1], latents=[latent]).args[1][0]
-
-
-def sampled(case: edits.Case, latent: dict) -> torch.Tensor:
+def sampled(case: Case, latent: dict) -> torch.Tensor:
     """The area that was sampled, (1, H, W): the cells of the latent's mask. A stroke that is thinner than a cell hides most of its edit."""
     m = latent["noise_mask"][:1]
     return functional.interpolate(m.reshape(1, 1, *m.shape[-2:]).float(), case.mask.shape)[0]
 
 
-def to_reconstruct(case: edits.Case, latent: dict) -> reconstruction.Case:
+def to_reconstruct(case: Case, latent: dict) -> reconstruction.Case:
     """The edit as bench/reconstruction.py has them."""
     return reconstruction.Case(torch.from_numpy(case.source).float()[None] / 255, sampled(case, latent), latent["samples"])
 
 
-def by_the_paper(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.Tensor:
+def by_the_paper(tools: Tools, case: Case, latent: dict) -> torch.Tensor:
     """75 steps of Adam at 1e-4 on all weights of the decoder, in float32; lambda is 100, and means are over the whole picture."""
     return reconstruction.authors(tools.vae, to_reconstruct(case, latent))
 
 
-def by_the_node(tools: ranking.Tools, case: edits.Case, latent: dict) -> torch.Tensor:
+def by_the_node(tools: Tools, case: Case, latent: dict) -> torch.Tensor:
     """Decoder Finetune Reconstruct with its defaults."""
     method = defaults(DecoderFinetuneReconstruct, "method", DECODER)
     return reconstruction.node(tools.vae, to_reconstruct(case, latent), method).cpu()
 
 
 def make(
-    tools: ranking.Tools, case: edits.Case, seed: int, settings: dict[str, Any], scope: str, reconstruct: Callable[..., torch.Tensor], prune: bool
+    tools: Tools, case: Case, seed: int, settings: dict[str, Any], scope: str, reconstruct: Callable[..., torch.Tensor], prune: bool
 ) -> Made:
     """One edit, from the source to the reconstructed picture."""
     clock = [time.perf_counter()]
-    pruning = ranking.prunings(tools, case, {"": {}})[""] if prune else None
-    latent = ranking.draw(tools, case, seed, CANDIDATES, pruning=pruning, **settings)
+    pruning = prunings(tools, case, {"": {}})[""] if prune else None
+    latent = draw(tools, case, seed, CANDIDATES, pruning=pruning, **settings)
     clock.append(time.perf_counter())
     pictures = tools.vae.decode(latent["samples"])
     best = best_of(tools, case, latent, pictures, scope)
     clock.append(time.perf_counter())
-    with ranking.half_precision(False):
+    with half_precision(False):
         picture = reconstruct(tools, case, best)
     clock.append(time.perf_counter())
     parts = {name: after - before for name, (before, after) in zip(("drawing", "ranking", "reconstruction"), itertools.pairwise(clock), strict=True)}
-    return Made(tools.vae.decode(best["samples"]).float(), picture, sampled(case, best), parts, ranking.shown(tools, case, pictures))
+    return Made(tools.vae.decode(best["samples"]).float(), picture, sampled(case, best), parts, _judge.shown(tools.referee, case, pictures))
 
 
-def authors(tools: ranking.Tools, case: edits.Case, seed: int) -> Made:
+def authors(tools: Tools, case: Case, seed: int) -> Made:
     """The procedure of the paper."""
     return make(tools, case, seed, AUTHORS, ranking.PAPER, by_the_paper, prune=False)
 
 
-def ours(tools: ranking.Tools, case: edits.Case, seed: int) -> Made:
+def ours(tools: Tools, case: Case, seed: int) -> Made:
     """The pack's."""
     return make(tools, case, seed, OURS, ranking.DEFAULT, by_the_node, prune=True)
 
 
-def measured(case: edits.Case, made: Made) -> tuple[float, float, float]:
+def measured(case: Case, made: Made) -> tuple[float, float, float]:
     """Of the reconstructed picture: PSNR of the background in dB, the seam, and the mean change of the edit, in levels of 255."""
-    found = metrics.figures(made.picture.movedim(-1, 1), edits.as_picture(case.source), made.mask)
+    found = metrics.figures(made.picture.movedim(-1, 1), as_picture(case.source), made.mask)
     inside = (made.picture - made.plain).abs().mean(-1)[made.mask > 0].mean()
     return found.background_psnr, found.seam, 255 * float(inside)
 
 
-def shows(tools: ranking.Tools, cases: list[edits.Case], pictures: Iterable[torch.Tensor]) -> np.ndarray:
+def shows(tools: Tools, cases: list[Case], pictures: Iterable[torch.Tensor]) -> np.ndarray:
     """Whether the object shows in one picture of each case."""
-    return np.asarray([ranking.shown(tools, case, picture)[0] for case, picture in zip(cases, pictures, strict=True)])
+    return np.asarray([_judge.shown(tools.referee, case, picture)[0] for case, picture in zip(cases, pictures, strict=True)])
 
 
-def show(tools: ranking.Tools, cases: list[edits.Case], pairs: list[tuple[Made, Made]]) -> dict[str, Any]:
+def show(tools: Tools, cases: list[Case], pairs: list[tuple[Made, Made]]) -> dict[str, Any]:
     """Print the table; returns its figures."""
     figures: dict[str, Any] = {}
+    rows = {}
     hits = [shows(tools, cases, (made.picture for made in column)) for column in zip(*pairs, strict=True)]
     parts = list(pairs[0][0].seconds)
-    print(f"{len(cases)} edits, {CANDIDATES} candidates")
-    print(f"{'':14}{'finished show':>15}{'best decoded':>14}{'result shows':>14}{'95 % interval':>16}{'background':>13}{'seam':>7}{'inside':>8}{'seconds':>9}"
-          + "".join(f"{p:>16}" for p in parts))
     for name, column, hit in zip(("the authors'", "ours"), zip(*pairs, strict=True), hits, strict=True):
-        db, seam, inside = np.mean([measured(case, made) for case, made in zip(cases, column, strict=True)], 0)
-        decoded = shows(tools, cases, (made.plain for made in column)).mean()
-        each, total = np.mean([made.shown.mean() for made in column]), statistics.median(sum(made.seconds.values()) for made in column)
+        db, seam, inside = np.mean([measured(case, made) for case, made in zip(cases, column, strict=True)], 0).tolist()
+        decoded = float(shows(tools, cases, (made.plain for made in column)).mean())
+        each, total = float(np.mean([made.shown.mean() for made in column])), statistics.median(sum(made.seconds.values()) for made in column)
         medians = [statistics.median(made.seconds[p] for made in column) for p in parts]
-        print(f"{name:14}{each:15.1%}{decoded:14.1%}{hit.mean():14.1%}{edits.interval(hit):>16}{db:10.2f} dB{seam:7.2f}{inside:8.1f}{total:9.1f}"
-              + "".join(f"{s:16.1f}" for s in medians))
-        figures[name] = {"finished show": float(each), "best decoded": float(decoded), "shows": float(hit.mean()), "background": float(db), "seam": float(seam),
-                         "inside": float(inside), "seconds": total}
+        rows[name] = [each, decoded, hit.mean(), interval(hit), db, seam, inside, total, *medians]
+        figures[name] = {"finished show": each, "best decoded": decoded, "shows": float(hit.mean()), "background": db, "seam": seam, "inside": inside,
+                         "seconds": total}
+    columns = {"finished show": "{:.1%}", "best decoded": "{:.1%}", "result shows": "{:.1%}", "95 % interval": "{}", "background": "{:.2f} dB",
+               "seam": "{:.2f}", "inside": "{:.1f}", "seconds": "{:.1f}"}
+    _table.show(f"{len(cases)} edits, {CANDIDATES} candidates", columns | dict.fromkeys(parts, "{:.1f}"), rows)
     low, middle, high = statistics.quantiles([sum(b.seconds.values()) / sum(a.seconds.values()) for a, b in pairs], n=4)
     better = [measured(c, b)[0] - measured(c, a)[0] for c, (a, b) in zip(cases, pairs, strict=True)]
     print(f"time, ours over the authors', edit by edit: median {middle:.3f}, middle half {low:.3f} to {high:.3f}")
-    print(f"shows: {edits.against(hits[1], hits[0])} (exact McNemar)")
+    print(f"shows: {against(hits[1], hits[0])} (exact McNemar)")
     print(f"background: {np.mean(better):+.2f} dB, the same or better in {np.mean(np.asarray(better) >= 0):.0%} of the edits; inf is the source's own pixels")
     return figures | {"ratio": middle, "low": low, "high": high}
 
 
-def choose(tools: ranking.Tools, cases: list[edits.Case]) -> None:
+def choose(tools: Tools, cases: list[Case]) -> None:
     """Steps and samplers on development edits: how often the first of a pruned and ranked batch shows the object, and the seconds to there."""
+    rows = {}
     for name, settings in TRIED.items():
-        made = [make(tools, case, 10 * DEVELOPMENT + 100 * i, settings, ranking.DEFAULT, lambda tools, case, best: tools.vae.decode(best["samples"]), True)
+        made = [make(tools, case, seed_of(DEVELOPMENT, i), settings, ranking.DEFAULT, lambda tools, case, best: tools.vae.decode(best["samples"]), True)
                 for i, case in enumerate(cases)]
         hit = shows(tools, cases, (one.picture for one in made)).mean()
-        each, seconds = np.mean([one.shown.mean() for one in made]), statistics.median(sum(one.seconds.values()) for one in made)
-        print(f"{name:10}{hit:8.1%}{each:8.1%}{seconds:8.1f} s", flush=True)
+        rows[name] = [hit, np.mean([one.shown.mean() for one in made]), statistics.median(sum(one.seconds.values()) for one in made)]
+    _table.show("steps", {"first shows": "{:.1%}", "each": "{:.1%}", "seconds": "{:.1f}"}, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="5 edits instead of 40")
-    parser.add_argument("--development", action="store_true", help="the edits and settings among which OURS was chosen")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
+def answer(options: argparse.Namespace) -> dict[str, Any]:
+    """The table and its figures."""
     count = 5 if options.quick else 40
-    common.prepare(0, 0)
-    comfy.utils.set_progress_bar_enabled(False)
-    start = time.monotonic()
-    with torch.inference_mode(), ranking.half_precision():
-        tools = ranking.load()
+    with half_precision():
+        tools = load()
         if options.development:
-            choose(tools, edits_from(DEVELOPMENT, count))
-            return
-        cases = edits_from(TEST, count)
-        pairs = [(authors(tools, case, 10 * TEST + 100 * i), ours(tools, case, 10 * TEST + 100 * i)) for i, case in enumerate(cases)]
-        figures = show(tools, cases, pairs)
-    print(f"{time.monotonic() - start:.0f} s{', quick sample' if options.quick else ''}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+            choose(tools, cases(DEVELOPMENT, count))
+            return {}
+        found = cases(TEST, count)
+        pairs = [(authors(tools, case, seed_of(TEST, i)), ours(tools, case, seed_of(TEST, i))) for i, case in enumerate(found)]
+        return show(tools, found, pairs)
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(answer, quick="5 edits instead of 40", development="the edits and settings among which OURS was chosen")

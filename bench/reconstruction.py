@@ -1,6 +1,6 @@
 """Every way to bring the background back, beside the authors' own, on pictures that the VAE was not trained on; one table.
 
-``python run.py bench reconstruction [--quick] [--large] [--json FILE]``, or this file with the ComfyUI tree on PYTHONPATH.
+``python run.py bench reconstruction [--quick] [--large] [--json FILE]``.
 
 The pictures: the two photographs that scikit-learn ships, and a page of text; the demo model's training saw nothing of the kind. The edit:
 another picture's latent under the mask, faded in over the four cells next to the mask's edge, as a sampler that saw the background
@@ -11,42 +11,30 @@ photograph of the roof takes in a process of its own, in main memory, beyond the
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import subprocess
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # last: ComfyUI has a `nodes` too
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from sklearn.datasets import load_sample_image
+from torch import Tensor
 
-from host.pack import make_importable, use_the_device_there_is  # noqa: E402
-
-use_the_device_there_is()
-make_importable()
-
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont, ImageOps  # noqa: E402
-from sklearn.datasets import load_sample_image  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from bench._nodes import defaults  # noqa: E402
-from blended_latent_diffusion.bld.metrics import figures, ring_psnr  # noqa: E402
-from blended_latent_diffusion.bld.reconstruction import poisson  # noqa: E402
-from blended_latent_diffusion.bridge.vae.copies import copy_in_float32  # noqa: E402
-from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct  # noqa: E402
-from demo import loader  # noqa: E402
+from bench import _table
+from bench._command import benchmark, quiet
+from bench._nodes import defaults
+from bench._process import apart, held, peak
+from blended_latent_diffusion.bld.metrics import figures, ring_psnr
+from blended_latent_diffusion.bld.reconstruction import poisson
+from blended_latent_diffusion.bridge.vae.copies import copy_in_float32
+from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from demo import loader
 
 PHOTOS = "china.jpg", "flower.jpg"
 SIZE, BATCH, EDITS, BAND = 256, 8, 10, 16
@@ -54,7 +42,7 @@ OURS = defaults(DecoderFinetuneReconstruct, "method", "decoder weights")
 LATENT = {"method": "latent", "iterations": 75, "learning_rate": 0.05, "background_weight": 100.0}
 CHEAP = {"paste": {"method": "paste", "feather": 0}, "colour fit": {"method": "colour fit", "feather": 0}, "Poisson": {"method": "poisson"}}
 AUTHORS = "the authors' procedure"
-COLUMNS = ("background dB", "16 px around", "worst block", "seam", "ΔE00", "inside", "time", "memory, MiB")
+COLUMNS = dict.fromkeys(("background dB", "16 px around", "worst block", "seam", "ΔE00", "inside"), "{:.2f}") | {"time": "{:.4f}", "memory, MiB": "{:.0f}"}
 # For glibc, to give back what is freed. Else the peak depends on what the process happens to keep, and moves by 50 MiB.
 TIDY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 # Pixels a side at which the peak of memory is taken beside the table, for these.
@@ -196,39 +184,19 @@ def memory(row: Row, size: int, budget: float = 0.0, steps: int = 2) -> dict[str
 
     A budget is held against all that a process keeps, as a user's does; without one, what is freed is given back at once.
     """
-    settings = {"one": row.method, "share": row.share, "count": row.count, "size": size, "budget": budget, "steps": steps}
-    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in settings.items())]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | ({} if budget else TIDY)).stdout.splitlines()[-1])
+    return apart(run_one, row, size, budget, steps, environment={} if budget else TIDY)
 
 
-@contextmanager
-def peak() -> Iterator[list[int]]:
-    """Bytes that this process comes to hold inside, beyond what it held before."""
-    process, done = psutil.Process(), threading.Event()
-    before, most = process.memory_info().rss, [0]
-
-    def watch() -> None:
-        while not done.wait(0.002):
-            most[0] = max(most[0], process.memory_info().rss - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield most
-    finally:
-        done.set()
-        watcher.join()
-
-
-def run_one(row: Row, size: int, budget: float, steps: int) -> None:
+def run_one(row: Row, size: int, budget: float, steps: int) -> dict[str, Any]:
     """What `memory` asks for."""
+    quiet(1)
     vae = loader.load()[2]
     with torch.inference_mode():
         z = vae.encode(photo("china.jpg", 64))
         z = torch.nn.functional.interpolate(z, size // 8, mode="bilinear").repeat(row.count, 1, 1, 1)
         one = Case(photo("china.jpg", size), box(size, row.share), z)
         vae.decode(one.z[..., :8, :8])
-        start, said = time.process_time(), ""
+        before, start, said = held(), time.process_time(), ""
         with peak() as most:
             if row.method == AUTHORS:
                 authors(vae, one, steps)
@@ -238,7 +206,7 @@ def run_one(row: Row, size: int, budget: float, steps: int) -> None:
                 fewer = {"latent": LATENT | {"iterations": steps}, "ours": OURS | {"memory_budget": budget, "iterations": steps}}
                 said = reconstructed(vae, one, (CHEAP | fewer)[row.method])[2]
         seconds = time.process_time() - start
-    print(json.dumps({"MiB": most[0] / 2**20, "seconds": seconds, "said": said}))
+    return {"MiB": (most[0] - before) / 2**20, "seconds": seconds, "said": said}
 
 
 def ten_edits(vae, source: Tensor) -> dict[str, tuple[float, float]]:
@@ -265,29 +233,16 @@ def seconds_of_poisson(size: int) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one picture, one mask: a few minutes instead of twenty")
-    parser.add_argument("--large", action="store_true", help="also 2048x2048 within 8 GiB, and Poisson at 4096x4096")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    for name, kind in (("--one", str), ("--share", float), ("--count", int), ("--size", int), ("--budget", float), ("--steps", int)):
-        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    torch.set_flush_denormal(True)
+def answer(options: argparse.Namespace) -> dict[str, Any]:
+    """The table, what it leaves out, and the figures."""
     torch.set_num_threads(1)
-    if options.one:
-        run_one(Row(options.share, options.one, options.count), options.size, options.budget, options.steps)
-        return
     vae = loader.load()[2]
     pictures = {PHOTOS[0]: photo(PHOTOS[0], SIZE)} | ({} if options.quick else {PHOTOS[1]: photo(PHOTOS[1], SIZE), "text": text(SIZE)})
-    with torch.inference_mode():
-        rows = table(vae, pictures, [0.25] if options.quick else [0.05, 0.25, 0.5], not options.quick)
-        repeated = ten_edits(vae, pictures[PHOTOS[0]])
-    print(f"{'':44}" + "".join(f"{column:>15}" for column in COLUMNS))
-    peaks: dict[int, dict[str, Any]] = {SIZE: {}}
-    for row, (*values, seconds) in rows.items():
-        ratio, peaks[SIZE][row.label] = seconds / rows[Row(row.share, AUTHORS)][-1], memory(row, SIZE)
-        print(f"{row.label:44}" + "".join(f"{v:15.2f}" for v in values) + f"{ratio:15.4f}{peaks[SIZE][row.label]['MiB']:15.0f}", flush=True)
+    rows = table(vae, pictures, [0.25] if options.quick else [0.05, 0.25, 0.5], not options.quick)
+    repeated = ten_edits(vae, pictures[PHOTOS[0]])
+    peaks: dict[int, dict[str, Any]] = {SIZE: {row.label: memory(row, SIZE) for row in rows}}
+    _table.show("", COLUMNS, {row.label: [*values, seconds / rows[Row(row.share, AUTHORS)][-1], peaks[SIZE][row.label]["MiB"]]
+                              for row, (*values, seconds) in rows.items()})  # fmt: skip
     for size in () if options.quick else LARGER:
         peaks[size] = {name: memory(Row(0.25, name), size) for name in COMPARED}
         told = ", ".join(f"{name} {one['MiB']:.0f} MiB" for name, one in peaks[size].items())
@@ -298,10 +253,12 @@ def main() -> None:
         found = memory(Row(0.25, "ours"), 2048, 8.0, OURS["iterations"])
         print(f"2048x2048, memory_budget 8: {found['MiB'] / 1024:.2f} GiB, {found['seconds']:.0f} s\n{found['said']}")
         print(f"4096x4096, 25 % mask, Poisson: {seconds_of_poisson(4096):.1f} s of wall time")
-    if options.json:
-        figures_of = {row.label: values for row, values in rows.items()}
-        options.json.write_text(json.dumps({"rows": figures_of, "memory": peaks, "ten edits": repeated}, indent=1) + "\n")
+    return {"rows": {row.label: values for row, values in rows.items()}, "memory": peaks, "ten edits": repeated}
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(
+        answer,
+        quick="one picture, one mask: a few minutes instead of twenty",
+        large="also 2048x2048 within 8 GiB, and Poisson at 4096x4096",
+    )

@@ -1,34 +1,31 @@
 """How often a thin stroke survives the way to latent size, and how the area of a blob fares; one table with the modes side by side.
 
-``python run.py bench strokes``, or this file with the ComfyUI tree on PYTHONPATH. Needs no model and draws no random numbers.
+``python run.py bench strokes [--json FILE]``. Needs no model and draws no random numbers.
 Baselines: bilinear is what ComfyUI's samplers do, nearest is the authors' code.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import itertools
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # last: ComfyUI has a `nodes` too
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from host.pack import make_importable, use_the_device_there_is  # noqa: E402
-
-use_the_device_there_is()
-make_importable()
-
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from blended_latent_diffusion.bld import masks  # noqa: E402
+from bench import _table
+from bench._command import benchmark
+from blended_latent_diffusion.bld import masks
 
 CELLS = 4
 WIDTHS = (1, 2, 4, 6, 8)
 SIZES = tuple(CELLS * ratio + more for ratio in (8, 16, 32) for more in (0, 3))
 KINDS = ("horizontal", "vertical", "diagonal", "curved")
 RADII = (1.5, 3, 6, 12)
+KERNEL = 15
 
 
 def strokes(size: int, width: int, kind: str) -> Tensor:
@@ -69,23 +66,25 @@ def growth(mask: Tensor, cells: int, mode: str) -> float:
     return float(masks.resize(mask, (cells, cells), mode).mean() / mask.mean())
 
 
-def rows() -> Iterator[str]:
-    """The lines of the table."""
-    yield f"{'':14} {'pixels to a':>11} {'width':>6}" + "".join(f"{mode:>16}" for mode in masks.RESIZE_MODES)
-    yield f"{'stroke':14} {'latent pixel':>11} {'px':>5}" + "    trace  whole" * len(masks.RESIZE_MODES)
+def survivors() -> dict[str, list[float]]:
+    """The rows of the first table."""
+    rows = {}
     for kinds in (KINDS[:2], *((kind,) for kind in KINDS[2:])):
-        for size in SIZES:
-            for width in WIDTHS:
-                drawn = torch.cat([strokes(size, width, kind) for kind in kinds])
-                shares = (survival(drawn, mode).float().mean(1).tolist() for mode in masks.RESIZE_MODES)
-                name = kinds[0] if len(kinds) == 1 else "axis-aligned"
-                yield f"{name:14} {size / CELLS:11g} {width:6}" + "".join(f"{trace:9.1%}{whole:7.1%}" for trace, whole in shares)
-    yield ""
-    yield "disk: masked share of the latent over painted share of the picture"
-    for ratio in (8, 16):
-        for radius in RADII:
-            grown = [growth(disks(ratio, radius), 32, mode) for mode in masks.RESIZE_MODES]
-            yield f"{f'radius {radius:g}':14} {ratio:11} {'':6}" + "".join(f"{value:16.3f}" for value in grown)
+        for size, width in itertools.product(SIZES, WIDTHS):
+            drawn = torch.cat([strokes(size, width, kind) for kind in kinds])
+            name = kinds[0] if len(kinds) == 1 else "axis-aligned"
+            rows[f"{name}, {width} px wide, latent pixels of {size / CELLS:g} px"] = [
+                share for mode in masks.RESIZE_MODES for share in survival(drawn, mode).float().mean(1).tolist()
+            ]
+    return rows
+
+
+def grown() -> dict[str, list[float]]:
+    """The rows of the second table."""
+    return {
+        f"radius {radius:g}, latent pixels of {ratio} px": [growth(disks(ratio, radius), 32, mode) for mode in masks.RESIZE_MODES]
+        for ratio in (8, 16) for radius in RADII
+    }
 
 
 def shifted(mask: Tensor, kernel: int) -> Tensor:
@@ -105,22 +104,23 @@ def seconds(call: Callable[..., Tensor], *arguments: object) -> float:
     return time.perf_counter() - start
 
 
-def dilation(kernel: int) -> str:
-    """How the time of a dilation at video size compares with kernel² shifts; both run in turn, the best of five counts."""
+def dilation(kernel: int) -> float:
+    """The time of a dilation at video size over that of kernel² shifts; both run in turn, the best of five counts."""
     mask = torch.zeros(81, 90, 160)
     mask[:, ::7, ::11] = 1
     ours, theirs = (min(times) for times in zip(*((seconds(masks.dilate, mask, kernel), seconds(shifted, mask, kernel)) for _ in range(5)), strict=True))
-    return f"dilation of 81 latent frames of 160x90, kernel {kernel}: {ours / theirs:.3f} times the time of {kernel}² shifts"
+    return ours / theirs
 
 
-def main() -> None:
-    start = time.monotonic()
-    with torch.inference_mode():
-        for row in rows():
-            print(row)
-        print(dilation(15))
-    print(f"trace: any latent pixel of the stroke is on; whole: all are. {time.monotonic() - start:.0f} s")
+def answer(options: argparse.Namespace) -> dict[str, Any]:
+    """The tables and their figures."""
+    kept, disk, ratio = survivors(), grown(), dilation(KERNEL)
+    _table.show("stroke", {f"{mode}: {what}": "{:.1%}" for mode in masks.RESIZE_MODES for what in ("trace", "whole")}, kept)
+    print("trace: any latent pixel of the stroke is on; whole: all are.\n")
+    _table.show("disk: masked share of the latent over painted share of the picture", {mode: "{:.3f}" for mode in masks.RESIZE_MODES}, disk)
+    print(f"\ndilation of 81 latent frames of 160x90, kernel {KERNEL}: {ratio:.3f} times the time of {KERNEL}² shifts")
+    return {"strokes": kept, "disks": disk, "dilation": ratio}
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(answer)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import signal
 import sys
 import textwrap
@@ -103,8 +102,9 @@ def tap(prompt: Json, object_info: Json) -> dict[str, str]:
     wanted["mask"] = ["tap_mask", 0]
     for name, link in wanted.items():
         prompt[f"tap_{name}_view"] = node("PreviewImage", images=link)
-    prompt["tap_report_view"] = node("PreviewAny", source=[rank_id, outputs.index("report")])
-    return {name: f"tap_{name}_view" for name in (*wanted, "report")}
+    for name in ("scores", "order"):
+        prompt[f"tap_{name}_view"] = node("PreviewAny", source=[rank_id, outputs.index(name)])
+    return {name: f"tap_{name}_view" for name in (*wanted, "scores", "order")}
 
 
 def node(kind: str, **inputs: Any) -> Json:
@@ -153,7 +153,7 @@ def write(client: Client, run: Run, taps: dict[str, str], text: str) -> Path:
     tiles = [("source", files["source.png"]), ("mask", files["mask.png"])]
     for index, image in enumerate(pictures["candidates"]):
         files[f"candidate_{index:02d}.png"] = image
-    for rank, index, score in ranking(run.outputs[taps["report"]]["text"][0]):
+    for rank, (index, score) in enumerate(ranking(run, taps), 1):
         tiles.append((f"{rank}. candidate {index:02d}, score {score:.3f}", files[f"candidate_{index:02d}.png"]))
     tiles.append(("result: best, reconstructed", files["result.png"]))
     files["contact_sheet.png"] = contact_sheet(text, tiles)
@@ -168,12 +168,10 @@ def picture(data: bytes) -> Image.Image:
     return Image.open(BytesIO(data)).convert("RGB")
 
 
-def ranking(report: str) -> list[tuple[int, int, float]]:
-    """Rank, index and score of every candidate, from the ranking node's report. Raises HostError."""
-    found = re.findall(r"^(\d+)\. candidate (\d+): (-?[\d.]+|nan)$", report, re.MULTILINE)
-    if not found:
-        raise HostError(f"The report of {RANK} cannot be read:\n{report}")
-    return [(int(rank), int(index), float(score)) for rank, index, score in found]
+def ranking(run: Run, taps: dict[str, str]) -> list[tuple[int, float]]:
+    """Number and score of each candidate, best first."""
+    order, scores = (run.outputs[taps[name]]["text"] for name in ("order", "scores"))
+    return [(int(index), float(score)) for index, score in zip(order, scores, strict=True)]
 
 
 def contact_sheet(heading: str, tiles: list[tuple[str, Image.Image]]) -> Image.Image:

@@ -1,9 +1,10 @@
-"""Lets tests and benchmarks import the pack by name, as ComfyUI loads it: from its file, whatever its folder is called."""
+"""Lets tests, benchmarks and training import ComfyUI as a library, and the pack by name as ComfyUI loads it: from its file, whatever its folder is called."""
 from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ class PackFinder(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(name, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
 
 
-def make_importable() -> None:
-    """After this, `from blended_latent_diffusion.bld import masks` works, given ComfyUI on the path."""
-    sys.meta_path.append(PackFinder())
+def prepare(cpu: bool | None = None) -> None:
+    """After this, `import comfy.sample` and `from blended_latent_diffusion.bld import masks` work, given ComfyUI's tree on the path.
 
-
-def use_the_device_there_is() -> None:
-    """Tell ComfyUI to use the CPU where torch has nothing else; it must hear that before anything of it is imported."""
+    Call it before you import anything of ComfyUI, which then learns whether to use the CPU. cpu: None means only where torch has nothing else.
+    """
+    # The repository comes last, since ComfyUI has something called nodes, too.
+    sys.path[:] = [*(path for path in sys.path if Path(path or os.curdir).resolve() != ROOT), str(ROOT)]
+    if not any(isinstance(finder, PackFinder) for finder in sys.meta_path):
+        sys.meta_path.append(PackFinder())
     import torch
     from comfy.cli_args import args
-    args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available()) if cpu is None else cpu

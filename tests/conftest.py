@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import re
 import sys
 import tempfile
@@ -30,15 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Put ComfyUI first and the repository last on the path: both have something called nodes."""
+    """Make ComfyUI and the pack importable."""
     comfyui = config.getoption("--comfyui")
     if comfyui is None:
         raise pytest.UsageError("run the tests with: python run.py test")
-    others = [path for path in sys.path if Path(path or os.curdir).resolve() not in (ROOT, comfyui)]
-    sys.path[:] = [str(comfyui), *others, str(ROOT)]
-    from host.pack import make_importable, use_the_device_there_is
-    make_importable()
-    use_the_device_there_is()
+    from host.pack import prepare
+    sys.path.insert(0, str(comfyui))
+    prepare()
     keep_previews_out_of_the_tree(config)
 
 

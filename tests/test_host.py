@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from host import HostError, provision, server
-from host.demo import change, contact_sheet, ranking, text_input
+from host.demo import change, contact_sheet, text_input
 from host.provision import Builder, Host
 from host.workflow import to_prompt
 
@@ -384,12 +384,6 @@ def test_unknown_nodes_and_subgraphs_are_named():
 
 
 # -- the demo's sheet -----------------------------------------------------------------------------------------------
-
-
-def test_the_report_of_the_ranking_is_read():
-    assert ranking("1. candidate 3: 0.2500\n2. candidate 0: -0.0100") == [(1, 3, 0.25), (2, 0, -0.01)]
-    with pytest.raises(HostError, match="cannot be read"):
-        ranking("something else")
 
 
 @pytest.mark.parametrize("text", ["a fox", ["4", 0]])

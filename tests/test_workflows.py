@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
+from host import demo
 from host.client import Client, Event, ExecutionFailed, Interrupted, PromptRefused
 
 Json = dict[str, Any]
@@ -83,6 +84,16 @@ def test_the_edit_shows_in_the_mask_and_nowhere_else(client):
     inside = mask[..., 0] > 0.5
     assert np.abs(result - source)[inside].mean() > 0.05
     assert np.square(result - source)[~inside].mean() < 10**-2.6, "26 dB of the background"
+
+
+def test_the_demo_reads_the_ranking_that_the_report_tells(client):
+    prompt = quick(client, seed=18)
+    (rank,) = nodes_of(prompt, "ClipRankBatch")
+    taps = demo.tap(prompt, client.object_info())
+    prompt["report"] = {"class_type": "PreviewAny", "inputs": {"source": [rank, 4]}}
+    run = client.run(prompt)
+    told = [f"{place}. candidate {index}: {score:.4f}" for place, (index, score) in enumerate(demo.ranking(run, taps), 1)]
+    assert len(told) == 2 and all(line in run.outputs["report"]["text"][0] for line in told)
 
 
 def test_the_same_again_comes_from_the_cache(client):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from host.pack import prepare
+
 from . import common
 
 STAGES = ("sprites", "vae", "latents", "decoder", "unet", "clip", "judge", "stroke_judge", "export", "sheets")
@@ -24,7 +26,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fresh", action="store_true", help="do not resume")
     options = parser.parse_args()
-    common.import_host(options.device)
+    prepare(cpu=options.device == "cpu")
     settings = common.Settings(options.work, options.minutes, torch.device(options.device), options.batch,
                                options.threads, options.count, options.fresh)
     if options.stage == "sprites":

@@ -1,4 +1,4 @@
-"""What every stage shares: the work folder, the clock, checkpoints, host import, weight initialisation."""
+"""What every stage shares: the work folder, the clock, checkpoints, weight initialisation."""
 
 from __future__ import annotations
 
@@ -33,13 +33,6 @@ class Settings:
 def default_work() -> Path:
     """Where checkpoints and latents lie unless --work says otherwise."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bld-demo-train"
-
-
-def import_host(device: str = "cpu") -> None:
-    """Make the host's ``comfy`` importable as a library, on the CPU where there is nothing else."""
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = device == "cpu"
 
 
 def prepare(threads: int, seed: int) -> None:

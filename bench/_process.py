@@ -1,0 +1,45 @@
+"""A process of its own for what is measured alone, and the memory that a process takes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from unittest import mock
+
+import psutil
+
+T = TypeVar("T")
+
+
+def apart(function: Callable[..., T], *arguments: Any, environment: Mapping[str, str] | None = None) -> T:
+    """What the function returns in a new process, which starts with these environment variables beside the present ones."""
+    with mock.patch.dict(os.environ, environment or {}), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def held() -> int:
+    """Bytes of main memory that this process holds."""
+    return psutil.Process().memory_info().rss
+
+
+@contextmanager
+def peak() -> Iterator[list[int]]:
+    """The most bytes that this process holds at once inside. Unlike the system's own count, it knows nothing of the parent's."""
+    done, most = threading.Event(), [held()]
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            most[0] = max(most[0], held())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        done.set()
+        watcher.join()

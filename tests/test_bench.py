@@ -1,0 +1,48 @@
+"""What the benchmarks share: their command line, their tables, and processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+
+from bench import _table
+from bench._command import benchmark
+from bench._process import apart, held, peak
+
+
+def test_a_table_puts_numbers_to_the_right_text_to_the_left_and_leaves_gaps(capsys):
+    _table.show("method", {"share": "{:.1%}", "95 % interval": "{}", "seconds": "{:.1f} s"}, {"a": [0.5, "42% to 58%", 12], "longer": [1, None]})
+    assert capsys.readouterr().out.splitlines() == [
+        "method   share  95 % interval  seconds",
+        "a        50.0%  42% to 58%      12.0 s",
+        "longer  100.0%",
+    ]  # fmt: skip
+
+
+def test_options_reach_the_question_and_its_figures_the_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick", "--rounds", "2", "--json", str(tmp_path / "figures.json")])
+    benchmark(lambda chosen: {"rounds": chosen.rounds, "quick": chosen.quick, "large": chosen.large}, quick="fewer", large="more", rounds=(9, "how many"))
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"rounds": 2, "quick": True, "large": False}
+    assert capsys.readouterr().out.endswith(" s, quick sample\n")
+
+
+def test_an_option_that_a_benchmark_lacks_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "--quick"])
+    with pytest.raises(SystemExit):
+        benchmark(lambda chosen: {})
+    assert "unrecognized arguments: --quick" in capsys.readouterr().err
+
+
+def test_a_process_of_its_own_has_its_environment_and_leaves_ours():
+    assert apart(os.getenv, "BENCH_TEST", environment={"BENCH_TEST": "1"}) == "1"
+    assert "BENCH_TEST" not in os.environ and apart(os.getpid) != os.getpid()
+
+
+def test_the_peak_is_of_what_is_held_inside():
+    before = held()
+    with peak() as most:
+        some = bytearray(os.urandom(2**20)) * 64
+    assert 60 < (most[0] - before) / 2**20 < 200 and len(some) == 2**26
