@@ -291,7 +291,8 @@ def example_picture(studio: Studio, name: str) -> Image.Image:
     if name == NEEDS_A_CHECKPOINT:
         return fitted(graph(studio, name, run=False), 1400)
     prompt = studio.example(name)
-    made = studio.run(prompt, **source_and_mask(prompt), result=inputs(prompt, "SaveImage")["images"], **comparison(prompt))
+    links = comparison(prompt) | {"result": inputs(prompt, "SaveImage")["images"]}
+    made = studio.run(prompt, **links, **source_and_mask(prompt))
     source, mask, result = (made[key][0] for key in ("source", "mask", "result"))
     masked, text = painted(source, mask), f"“{wanted(prompt)}”"
     if "other" in made:
