@@ -1,0 +1,3 @@
+// All that this pack uses of ComfyUI's frontend comes through here.
+export { app } from "../../../scripts/app.js";
+export { api } from "../../../scripts/api.js";

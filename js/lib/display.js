@@ -1,0 +1,76 @@
+// What a run computed, shown on its node: after the run, after a reload, an undo or a change of the workflow's tab, and in subgraphs.
+import { api, app } from "./comfy.js";
+
+/**
+ * Gives every node of one kind a display under its widgets. A display is not saved with the workflow: it shows the node's last output.
+ *
+ * name: of the extension, "BlendedLatent.Gallery".
+ * kind: the node's id, "ClipRankBatch".
+ * key: where the node's `ui` output holds what the display shows.
+ * create(node) -> { element, show(values), height() }: `show` gets the list under the key. `height` is the least height in pixels that the
+ * display needs now. A display calls `node.graph?.setDirtyCanvas(true, true)` when that changes.
+ */
+export function showOutputs({ name, kind, key, create }) {
+  const displays = new WeakMap();
+  const isOurs = (node) => node.constructor.comfyClass === kind;
+
+  function show(node, output) {
+    if (!output?.[key] || !displays.has(node)) return false;
+    displays.get(node).show(output[key]);
+    return true;
+  }
+
+  app.registerExtension({
+    name,
+
+    nodeCreated(node) {
+      if (!isOurs(node)) return;
+      const display = create(node);
+      displays.set(node, display);
+      addDisplay(node, key, display);
+      const before = node.onExecuted;
+      node.onExecuted = function (output) {
+        before?.call(this, output);
+        show(node, output);
+      };
+    },
+
+    onNodeOutputsUpdated(outputs) {
+      for (const node of allNodes().filter(isOurs)) show(node, outputs[locatorOf(node)]);
+    },
+
+    async afterConfigureGraph() {
+      const empty = allNodes().filter((node) => isOurs(node) && !show(node, app.nodeOutputs[locatorOf(node)]));
+      if (!empty.length) return;
+      for (const [id, output] of Object.entries(await lastOutputs())) {
+        const node = nodeOfExecution(id);
+        if (empty.includes(node)) show(node, output);
+      }
+    },
+  });
+}
+
+/** A widget that only shows: it is neither saved nor sent, and it is the node's last, so the saved values of the others keep their places. */
+function addDisplay(node, name, { element, height }) {
+  const widget = node.addDOMWidget(name, `bld_${name}`, element, { serialize: false, hideOnZoom: false, getMinHeight: height });
+  widget.serialize = false;
+}
+
+/** Every node of the workflow, those in its subgraphs included. */
+export const allNodes = () => [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap((graph) => graph.nodes);
+
+/** The name that the frontend files a node's outputs under. */
+const locatorOf = (node) => (node.graph.isRootGraph ? `${node.id}` : `${node.graph.id}:${node.id}`);
+
+/** The node that the server knows as "5", or in subgraphs as "12:5"; undefined if the workflow has none. */
+export function nodeOfExecution(id) {
+  return id.split(":").reduce((place, part) => (place?.subgraph ?? place)?.getNodeById?.(Number(part)), app.rootGraph);
+}
+
+/** The outputs of this workflow's last run that the server still remembers, by execution id. */
+async function lastOutputs() {
+  const query = new URLSearchParams({ workflow_id: app.rootGraph.id, status: "completed", limit: "1" });
+  const found = await api.fetchApi(`/jobs?${query}`);
+  const [job] = found.ok ? (await found.json()).jobs : [];
+  return job ? ((await api.getJobDetail(job.id))?.outputs ?? {}) : {};
+}
