@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 
 import comfy.model_management
-import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -59,10 +58,3 @@ def in_chunks(count: int, at_once: int, group: int, run: Callable[[list[int]], T
         logging.warning("Blended Latent KSampler: ran out of memory with %d candidates at once, so it continues with %d.", len(chunk), at_once)
         comfy.model_management.soft_empty_cache()
     return torch.cat(results)
-
-
-def progress(model: ModelPatcher, steps: int, count: int) -> Callable[[list[int]], Callable]:
-    """ComfyUI's own progress bar and live preview over all candidates: progress(...)(chunk) is the callback for the chunk."""
-    total = max(steps, 1) * count
-    show = latent_preview.prepare_callback(model, total)
-    return lambda chunk: lambda step, x0, x, _: show(chunk[0] * steps + (step + 1) * len(chunk) - 1, x0, x, total)

@@ -59,11 +59,6 @@ def blending_sampler(
         if race is not None:
             blend.inner_model = race.of(blend.inner_model, blend.latent_image)
 
-        def show(now: dict) -> None:
-            # The live preview is the first of the batch: one that is still in the race.
-            left = slice(None) if race is None else race.alive.to(x.device)
-            callback({**now, "denoised": now["denoised"][left], "x": now["x"][left]})
-
         at = done = 0
         for start, end in route(len(levels) - 1, resample_steps):
             if start < at:
@@ -72,7 +67,7 @@ def blending_sampler(
                 options["noise_sampler"] = sampler_noise(name, x, levels, seeds if done == 0 else draws.seeds())
             # uni_pc writes into the sigmas that it is given.
             part = levels[start : end + 1].clone()
-            x = sampler.sampler_function(blend, x, part, callback=lambda now, done=done: show({**now, "i": done + now["i"]}), **options)
+            x = sampler.sampler_function(blend, x, part, callback=lambda now, done=done: callback({**now, "i": done + now["i"]}), **options)
             at, done = end, done + end - start
         return x
 

@@ -15,7 +15,8 @@ from ...bld.blending import NoiseDraws, keep_background
 from ...bld.schedule import MaskSchedule, constant, route
 from ..checks import as_mask, as_samples
 from ..latent_masks import as_schedule, fitted, noise_mask, of_latent, sets_of_frames
-from .candidates import in_chunks, of_rows, progress, that_fit
+from .candidates import in_chunks, of_rows, that_fit
+from .live import progress
 from .noise import WHOLE_BATCH_SAMPLERS, blending_sampler
 from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
 from .pruning import Pruning, Race, check_conditions
@@ -82,7 +83,7 @@ def sample_candidates(
             sigmas,
             *of_rows([positive, negative], of_chunk, len(source), chunk, len(rows)),
             source[of_chunk],
-            callback=callback(chunk),
+            callback=callback(chunk, race),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=of_seeds[0],
         )
