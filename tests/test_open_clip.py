@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ PICK = {"embed_dim": 24, "vision_cfg": {**VISION, "width": 64, "layers": 2}, "te
 PICK_VISION = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 16}
 PICK_TEXT = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "max_position_embeddings": 16}
 OURS = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear", "resize_mode": "squash"}
+INTERFACE = Path(__file__).with_name("interface.json")
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -113,7 +115,9 @@ def tag(monkeypatch) -> str:
     """A pretrained model that open_clip knows, whose weights are on the Hub."""
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "bld-tiny", {"ours": open_clip.pretrained._pcfg(hf_hub="them/tiny/", **OURS)})
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "bld-tiny", TINY)
-    return "bld-tiny ours"
+    known = [*clips.tags(), "bld-tiny ours"]
+    monkeypatch.setattr(clips, "tags", lambda: known)
+    return known[-1]
 
 
 def load(name: str, download: bool = False) -> clips.OpenClip:
@@ -432,7 +436,46 @@ def test_a_pickle_is_loaded_only_if_it_is_nothing_but_weights(folder, tag):
 
 def test_without_open_clip_the_node_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    assert OpenClipLoader.define_schema().inputs[0].options == [clips.PAPER]
+    clips.tags.cache_clear()
+    try:
+        assert OpenClipLoader.define_schema().inputs[0].options == [clips.PAPER]
+    finally:
+        clips.tags.cache_clear()
     assert "pip install open_clip_torch" in OpenClipLoader.validate_inputs(clips.PAPER, False)
     with pytest.raises(ImportError, match="pip install open_clip_torch"):
         load(clips.PAPER)
+
+
+START = """
+import asyncio, json, sys
+pack, broken = sys.argv[1:]
+sys.argv[1:] = ["--cpu"]
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes
+for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+    del sys.modules[name]
+sys.path.insert(0, broken)
+stock, imported = set(nodes.NODE_CLASS_MAPPINGS), set(sys.modules)
+asyncio.run(nodes.load_custom_node(pack))
+imported = sorted({name.partition(".")[0] for name in set(sys.modules) - imported} & {"open_clip", "timm", "torchvision"})
+loader = nodes.NODE_CLASS_MAPPINGS["OpenClipLoader"]
+options = loader.define_schema().inputs[0].options
+print(json.dumps([sorted(set(nodes.NODE_CLASS_MAPPINGS) - stock), imported, options, loader.validate_inputs(options[0], False)]))
+"""
+
+
+def test_a_start_imports_no_open_clip_and_a_broken_one_takes_no_node_with_it(pack, host, tmp_path):
+    broken = tmp_path / "torchvision" / "__init__.py"
+    broken.parent.mkdir()
+    broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    command = [host.python, "-c", START, Path(pack.__file__).parent, tmp_path]
+    done = subprocess.run(command, cwd=host.comfyui, env=host.environment(host.comfyui), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    nodes, imported, options, refused = json.loads(done.stdout.splitlines()[-1])
+    assert nodes == sorted(json.loads(INTERFACE.read_text(encoding="utf-8")))
+    assert imported == [] and options == clips.tags()
+    assert refused == (
+        "Load OpenCLIP can't import open_clip: operator torchvision::nms does not exist. "
+        "Reinstall the package at fault in ComfyUI's Python, then restart ComfyUI."
+    )

@@ -1,15 +1,22 @@
-"""open_clip's models in ComfyUI's hands. open_clip is imported when it is first used, so the other nodes load without it."""
+"""open_clip's models in ComfyUI's hands.
+
+open_clip is imported when a model is loaded: importing it takes over a second, and fails where a package below it is broken.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
+import sys
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from textwrap import shorten
 from types import ModuleType
@@ -50,31 +57,48 @@ def files() -> list[str]:
 
 
 def open_clip() -> ModuleType:
-    """The open_clip package. Raises ImportError that says what to install."""
+    """The open_clip package. Raises ImportError that says what is wrong with it and what to do."""
     try:
         return importlib.import_module("open_clip")
-    except ImportError as error:
-        raise ImportError("Load OpenCLIP needs the open_clip package: run `pip install open_clip_torch` in ComfyUI's Python, then restart ComfyUI.") from error
+    except Exception as error:  # also what a package below it raises: a torchvision that was built for another torch raises RuntimeError
+        if getattr(error, "name", None) == "open_clip":
+            said = "needs the open_clip package: run `pip install open_clip_torch` in ComfyUI's Python"
+        else:
+            said = f"can't import open_clip: {shorten(str(error), 180, placeholder=' ...')}. Reinstall the package at fault in ComfyUI's Python"
+        raise ImportError(f"Load OpenCLIP {said}, then restart ComfyUI.") from error
 
 
+@cache
 def tags() -> list[str]:
-    """open_clip's pretrained models as "architecture tag", the paper's first.
+    """open_clip's pretrained models as "architecture tag", the paper's first. Only the paper's if open_clip is not there.
 
     Leaves out pairs whose weights were trained with another GELU than the architecture has: open_clip only warns about them, and
     their scores are off. The same weights are in the list under the architecture that ends in -quickgelu.
     """
     try:
-        library = open_clip()
-    except ImportError:
+        library, configs = catalog()
+        pairs = [
+            f"{architecture} {tag}"
+            for architecture, tag in library.list_pretrained()
+            if (config := configs / f"{architecture}.json").is_file()
+            and (pretrained := library.get_pretrained_cfg(architecture, tag))["hf_hub"]
+            and pretrained.get("quick_gelu", False) == json.loads(config.read_text(encoding="utf-8")).get("quick_gelu", False)
+        ]
+    except Exception:  # ComfyUI asks for the list when it starts, and no node may be missing for a broken package that it may never need
         return [PAPER]
-    pairs = [
-        f"{architecture} {tag}"
-        for architecture, tag in library.list_pretrained()
-        if (config := library.get_model_config(architecture))
-        and (pretrained := library.get_pretrained_cfg(architecture, tag))["hf_hub"]
-        and pretrained.get("quick_gelu", False) == config.get("quick_gelu", False)
-    ]
     return sorted(pairs, key=lambda pair: pair != PAPER)
+
+
+def catalog() -> tuple[ModuleType, Path]:
+    """open_clip's module of pretrained models and the folder of its configs, without the rest of open_clip."""
+    found = importlib.util.find_spec("open_clip")
+    if found is None:
+        raise ImportError("open_clip is not installed")
+    # A package without code of its own over open_clip's folder: importing a module from it runs only that module.
+    package = ModuleSpec(f"{__name__}.open_clip", None, is_package=True)
+    package.submodule_search_locations = found.submodule_search_locations
+    sys.modules[package.name] = importlib.util.module_from_spec(package)
+    return importlib.import_module(f"{package.name}.pretrained"), Path(found.origin).parent / "model_configs"
 
 
 @dataclass(frozen=True)
@@ -181,14 +205,14 @@ def on_disk(repository: str, *names: str) -> Path | None:
         for path in (Path(folder) / repository / name for folder in folders):
             if path.is_file():
                 return path
-        for cache in (*folders, None):
-            if isinstance(found := try_to_load_from_cache(repository, name, cache_dir=cache), str):
+        for hub_cache in (*folders, None):
+            if isinstance(found := try_to_load_from_cache(repository, name, cache_dir=hub_cache), str):
                 return Path(found)
     return None
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of a file in the open_clip folder or of a tag. Raises ValueError for a file whose architecture open_clip does not know."""
+    """The recipe of a file in the open_clip folder or of a tag. Raises ValueError for a name or an architecture that is neither's."""
     library = open_clip()
     if name in tags():
         architecture, tag = name.split()
@@ -196,6 +220,8 @@ def recipe(name: str) -> Recipe:
         made = Recipe(name, None, library.get_model_config(architecture), pretrained, pretrained)
         repository, names = made.repository
         return Recipe(name, on_disk(repository, *names), made.config, made.preprocess, pretrained)
+    if name not in files():
+        raise ValueError(f"clip_name is {name}, which is neither in models/{FOLDER} nor a pretrained model of open_clip: choose another.")
     path = Path(folder_paths.get_full_path_or_raise(FOLDER, name))
     return Recipe(name, path, *(config_beside(path) or config_by_name(path)), {})
 
