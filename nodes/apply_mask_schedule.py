@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..bld.schedule import MaskSchedule
 from ..bridge.checks import as_samples
 from ..bridge.latent_masks import as_schedule
+from ..bridge.older_comfyui import schema
 from ..bridge.sampling.stages import with_schedule
 from ..bridge.types import CATEGORY, MaskScheduleType
 
@@ -13,7 +14,7 @@ from ..bridge.types import CATEGORY, MaskScheduleType
 class ApplyMaskSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="ApplyMaskSchedule",
             display_name="Apply Mask Schedule",
             category=CATEGORY,

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..bld.schedule import MaskSchedule
+from ..bridge.older_comfyui import schema
 from ..bridge.sampling.pruning import Pruning
 from ..bridge.sampling.sampler import MAX_SEED, sample_candidates
 from ..bridge.types import CATEGORY, MaskScheduleType, PruningType
@@ -17,7 +18,7 @@ EVERY_STEP, FIXED = "every step", "fixed"
 class BlendedLatentKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="BlendedLatentKSampler",
             display_name="Blended Latent KSampler",
             category=CATEGORY,

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..bld import ranking
 from ..bridge.clip.models import OpenClip
 from ..bridge.clip.rank import rank
+from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY, OpenClipType
 
 # Chosen by bench/ranking.py on the demo model.
@@ -34,7 +35,7 @@ class ClipRankBatch(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="ClipRankBatch",
             display_name="CLIP Rank Batch",
             category=CATEGORY,

@@ -4,6 +4,7 @@ import comfy.sd
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY
 from ..bridge.vae.reconstruct import AUTO, DECODER, LATENT, reconstruct
 
@@ -102,7 +103,7 @@ def _auto_inputs() -> list[io.Input]:
 class DecoderFinetuneReconstruct(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="DecoderFinetuneReconstruct",
             display_name="Decoder Finetune Reconstruct",
             category=CATEGORY,

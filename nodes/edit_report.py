@@ -4,13 +4,14 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bridge.edit_report import measure_edits
+from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY
 
 
 class EditReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="EditReport",
             display_name="Edit Report",
             category=CATEGORY,

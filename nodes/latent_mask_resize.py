@@ -7,13 +7,14 @@ from torch import Tensor
 from ..bld import masks
 from ..bridge.checks import as_mask
 from ..bridge.latent_masks import resize_for
+from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY
 
 
 class LatentMaskResize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LatentMaskResize",
             display_name="Latent Mask Resize",
             category=CATEGORY,

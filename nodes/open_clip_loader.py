@@ -3,13 +3,14 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..bridge.clip import models
+from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY, OpenClipType
 
 
 class OpenClipLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="OpenClipLoader",
             display_name="Load OpenCLIP",
             category=CATEGORY,

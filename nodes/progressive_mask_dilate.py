@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..bld import masks, schedule
 from ..bridge.checks import as_mask
+from ..bridge.older_comfyui import schema
 from ..bridge.schedule_picture import stages_over_time
 from ..bridge.types import CATEGORY, MaskScheduleType
 
@@ -12,7 +13,7 @@ from ..bridge.types import CATEGORY, MaskScheduleType
 class ProgressiveMaskDilate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="ProgressiveMaskDilate",
             display_name="Progressive Mask Dilate",
             category=CATEGORY,

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..bld import ranking
 from ..bridge.clip.judge import judge_of
 from ..bridge.clip.models import OpenClip
+from ..bridge.older_comfyui import schema
 from ..bridge.sampling.pruning import Pruning
 from ..bridge.types import CATEGORY, OpenClipType, PruningType
 
@@ -14,7 +15,7 @@ from ..bridge.types import CATEGORY, OpenClipType, PruningType
 class PruneCandidates(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="PruneCandidates",
             display_name="Prune Candidates",
             category=CATEGORY,

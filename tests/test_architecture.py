@@ -83,6 +83,11 @@ def nodes_in(path: Path) -> list[str]:
     return [one.name for one in classes if any(ast.unparse(base) == "io.ComfyNode" for base in one.bases)]
 
 
+def test_every_node_leaves_out_of_its_schema_what_an_older_comfyui_does_not_know():
+    made = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py")}
+    assert [name for name, text in made.items() if "io.Schema(" in text] == [], "use bridge.older_comfyui.schema"
+
+
 def test_nodes_holds_node_files_only():
     files = [path for path in (ROOT / "nodes").iterdir() if path.name not in ("__init__.py", "__pycache__")]
     assert {path.name: len(nodes_in(path)) for path in files} == {path.name: 1 for path in files}

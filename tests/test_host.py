@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,18 @@ from host.workflow import to_prompt
 # -- building the host ------------------------------------------------------------------------------------------
 
 
+REQUIREMENTS = b"comfyui-frontend-package==1.39.19\ntorch\nnumpy>=1.25.0\n"
+
+
 def source_archive(path: Path) -> str:
     """A small archive laid out like the real one; returns its SHA-256."""
     with tarfile.open(path, "w:gz") as tar:
-        for name in ("x-1/README", "x-1/vendor/ComfyUI/main.py", "x-1/vendor/ComfyUI/requirements.txt",
-                     "x-1/vendor/ComfyUI/comfy/model.py", "x-1/vendor/ComfyUI/../../outside"):
+        for name in ("x-1/README", "x-1/vendor/ComfyUI/main.py", "x-1/vendor/ComfyUI/comfy/model.py",
+                     "x-1/vendor/ComfyUI/../../outside"):
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+        requirements = tarfile.TarInfo("x-1/vendor/ComfyUI/requirements.txt")
+        requirements.size = len(REQUIREMENTS)
+        tar.addfile(requirements, io.BytesIO(REQUIREMENTS))
     return provision.hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -49,7 +56,10 @@ class FakePip:
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "x-1.tar.gz"
-    monkeypatch.setattr(provision, "SOURCE_SHA256", source_archive(path))
+    sha256 = source_archive(path)
+    for name, release in provision.RELEASES.items():
+        monkeypatch.setitem(provision.RELEASES, name, replace(release, sha256=sha256))
+    monkeypatch.setattr(provision, "PINNED", provision.RELEASES[provision.PINNED.version])
     monkeypatch.setattr(provision, "DISK_NEEDED", 0)
 
     def venv(folder: Path) -> None:
@@ -79,6 +89,37 @@ def test_the_test_packages_are_a_layer_of_their_own(archive, tmp_path):
     pip = FakePip(archive)
     Builder(tmp_path, pip).host(tests=True)
     assert not pip.calls
+
+
+def test_an_older_comfyui_shares_the_environment_and_brings_only_the_packages_that_it_pins(archive, tmp_path):
+    pinned = Builder(tmp_path, FakePip(archive)).host()
+    pip = FakePip(archive)
+    older = Builder(tmp_path, pip).host(version="0.16.3")
+    assert older.python == pinned.python and (older.comfyui / "main.py").is_file() and older.comfyui != pinned.comfyui
+    fetched, installed = pip.calls
+    assert fetched[0] == "download" and str(older.overlay) in installed and "--no-deps" in installed
+    assert "comfyui-frontend-package==1.39.19" in installed and not {"torch", "numpy>=1.25.0"} & set(installed)
+    again = FakePip(archive)
+    assert Builder(tmp_path, again).host(version="0.16.3") == older and not again.calls
+    assert Builder(tmp_path, again).host() == pinned and not again.calls
+
+
+@pytest.mark.parametrize("breaks_at", ["ComfyUI's source", "The packages of ComfyUI 0.16.3"])
+def test_an_interrupted_build_of_an_older_comfyui_is_done_over_alone(archive, tmp_path, breaks_at):
+    Builder(tmp_path, FakePip(archive)).host()
+    with pytest.raises(KeyboardInterrupt):
+        Builder(tmp_path, FakePip(archive, breaks_at)).host(version="0.16.3")
+    pip = FakePip(archive)
+    Builder(tmp_path, pip).host(version="0.16.3")
+    assert len(pip.calls) == 2
+
+
+def test_a_version_that_is_not_offered_and_two_hosts_at_once_are_refused():
+    for arguments, sentence in ((["--host-version", "0.1"], "invalid choice: '0.1'"),
+                                (["--host-version", "0.24.0", "--comfyui", "x"], "--host-version and --comfyui both name a ComfyUI")):
+        run = Path(provision.__file__).parent.parent / "run.py"
+        done = subprocess.run([sys.executable, run, "demo", *arguments], capture_output=True, text=True)
+        assert done.returncode and sentence in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize("breaks_at", ["ComfyUI's source", "PyTorch", "ComfyUI's packages"])
@@ -156,7 +197,7 @@ def test_two_servers_never_share_a_folder(tmp_path):
 
 
 def test_an_archive_that_was_tampered_with_is_refused(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(provision, "SOURCE_SHA256", "0" * 64)
+    monkeypatch.setattr(provision, "PINNED", replace(provision.PINNED, sha256="0" * 64))
     with pytest.raises(HostError, match="not the expected archive: its SHA-256 is"):
         Builder(tmp_path, FakePip(archive)).host()
     assert not (Builder(tmp_path).folder / "host.ready").exists()

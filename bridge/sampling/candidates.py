@@ -10,7 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..comfy_internals import bytes_of_other_models, pick_conditionings
+from ..comfy_internals import bytes_of_other_models, out_of_memory, pick_conditionings
 
 
 def of_rows(conditionings: list[list], rows: list[int], sources: int, chunk: list[int], total: int) -> list[list]:
@@ -50,8 +50,7 @@ def in_chunks(count: int, at_once: int, group: int, run: Callable[[list[int]], T
             start += len(chunk)
             continue
         except Exception as error:
-            comfy.model_management.raise_non_oom(error)
-            if len(chunk) == 1:
+            if len(chunk) == 1 or not out_of_memory(error):
                 raise
         # Not before the exception is gone: it holds on to what was allocated.
         at_once = (len(chunk) + 1) // 2

@@ -16,6 +16,7 @@ from ...bld import reconstruction
 from ...bld.reconstruction.objective import OnStep, Outcome, Settings, Step
 from ...bld.reconstruction.tail import Tail, settle
 from ..comfy_internals import out_of_memory, show_text
+from ..older_comfyui import picture_dtype
 from .copies import give_back, load_for_training, share_untuned, trainable_copy
 from .pixels import decode_of, latents_of, unsigned
 from .plan import GIB, TILES, Plan, affordable, make_plans
@@ -75,7 +76,7 @@ def fit_decoder(
             comfy.model_management.soft_empty_cache()
         give_back(copy, vae)
     share_untuned(copy, vae, tail.modules)
-    picture, plain = (t if t is None else t.to(vae.output_device, vae.vae_output_dtype()) for t in (picture, plain))
+    picture, plain = (t if t is None else t.to(vae.output_device, picture_dtype(vae)) for t in (picture, plain))
     return Fit(picture, copy, [*remarks, describe(outcome, plan)], plain)
 
 
@@ -114,7 +115,7 @@ def fit_latent(
         load_for_training(copy, 2 * comfy.model_management.module_size(copy.first_stage_model))
         settings = Settings(background_weight, worthwhile(iterations, background_weight, m), learning_rate)
         y, _, outcome = reconstruction.tune_latent(decode_of(copy), z, x, m, settings, show_progress(iterations, node_id))
-    return Fit(unsigned(y.clone()).to(vae.output_device, vae.vae_output_dtype()), vae, [f"{ending(outcome)}."])
+    return Fit(unsigned(y.clone()).to(vae.output_device, picture_dtype(vae)), vae, [f"{ending(outcome)}."])
 
 
 def worthwhile(iterations: int, background_weight: float, m: Tensor) -> int:

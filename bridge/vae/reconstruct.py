@@ -14,6 +14,7 @@ from torch import Tensor
 from ...bld import reconstruction
 from ...bld.metrics import background_psnr, ring_psnr
 from ..checks import as_image_samples, as_mask, as_picture, check_batch
+from ..older_comfyui import picture_dtype
 from .fit import Fit, fit_decoder, fit_latent
 from .pixels import cropped
 from .tails import why_not_tuned
@@ -43,7 +44,7 @@ def reconstruct(
     check_sizes(z, source, m, image, vae)
     m = cropped(m, vae)
 
-    source, m = (t.to(vae.output_device, vae.vae_output_dtype()) for t in (source, m))
+    source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
     plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
     fit = METHODS[method](z, vae, source, m, plain, settings, node_id)
     report = f"{method}: background {compared(background_psnr, fit, source, m)}."
