@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -55,6 +55,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("server")
         if "ui" in names:
             item.add_marker("browser")
+
+
+def skip_without(what: str) -> NoReturn:
+    """Skip a test of something that the ComfyUI in use is too old to have."""
+    from comfyui_version import __version__
+    pytest.skip(f"ComfyUI {__version__} has no {what}")
 
 
 @pytest.fixture(scope="session")

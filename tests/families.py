@@ -18,6 +18,8 @@ import comfy.supported_models as host
 import torch
 from torch import Tensor
 
+from conftest import skip_without
+
 TOKENS, WIDTH, POOLED = 6, 16, 8
 Sizes = dict[str, Any]
 
@@ -27,7 +29,7 @@ class Family:
     """How to build a tiny model of one family.
 
     Attributes:
-        config: the host's class of the family.
+        config: the host's class of the family; None if this host is too old to have it.
         sizes: what the host would read from a checkpoint, made small.
         latent: (channels, ..., height, width) of a latent that the model takes.
         prompt: what its text encoder gives beside the tokens, by name the shape.
@@ -35,7 +37,7 @@ class Family:
         clean: outside the mask the model is shown the source as it is (its `scale_latent_inpaint`).
     """
 
-    config: type
+    config: type | None
     sizes: Sizes
     latent: tuple[int, ...]
     prompt: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -163,7 +165,7 @@ FAMILIES = {
     "Chroma": Family(host.Chroma, CHROMA, (16, 12, 16)),
     "Chroma Radiance": Family(host.ChromaRadiance, RADIANCE, (3, 48, 64)),
     "Z-Image pixel": Family(host.ZImagePixelSpace, PIXEL_Z, (3, 48, 64)),
-    "PixelDiT": Family(host.PixelDiTT2I, PIXELDIT, (3, 48, 64)),
+    "PixelDiT": Family(getattr(host, "PixelDiTT2I", None), PIXELDIT, (3, 48, 64)),
     "Lumina 2": Family(host.Lumina2, LUMINA, (16, 12, 16)),
     "HunyuanVideo": Family(host.HunyuanVideo, HUNYUAN, (16, 3, 8, 10), POOL, clean=True),
     "LTX-Video": Family(host.LTXV, LTXV, (128, 3, 8, 10), {"attention_mask": (1, TOKENS)}, clean=True),
@@ -185,6 +187,8 @@ def normal(generator: torch.Generator, *shape: int) -> Tensor:
 def load(name: str) -> Loaded:
     """The model of FAMILIES[name], two sources for it and a prompt for and one against."""
     family = FAMILIES[name]
+    if family.config is None:
+        skip_without(name)
     generator = torch.Generator().manual_seed(len(name))
     model = build(family, generator)
     source = model.model.process_latent_out(normal(generator, 2, *family.latent))

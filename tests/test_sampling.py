@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -23,6 +24,13 @@ from conftest import Edit
 SEED, CFG = 5, 4.0
 # float32 rounds differently in batches of different sizes, and the steps of a trained model carry that on: 3e-5 was seen.
 ROUNDING = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    """As in a running workflow."""
+    with torch.inference_mode():
+        yield
 
 
 def sample(edit: Edit, steps: int = 6, sampler: str = "ddim", scheduler: str = "ddim_uniform", **options) -> dict:
