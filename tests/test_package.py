@@ -1,0 +1,152 @@
+"""What is published: the archive as the registry builds it, what its code may not do, and what its dependencies leave alone."""
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+# Everything at the top of the archive, and the kinds of files in it. Whoever adds one asks first whether users need it.
+CONTENT = {".comfyignore", ".gitignore", "ARCHITECTURE.md", "LICENSE", "README.md", "SECURITY.md", "__init__.py", "bld", "bridge", "docs",
+           "example_workflows", "js", "nodes", "pyproject.toml", "requirements.txt"}
+KINDS = {"", ".jpg", ".js", ".json", ".md", ".png", ".py", ".toml", ".txt"}
+# Names of modules, functions and attributes with which code reaches the network, the environment, other programs, or code in data.
+FORBIDDEN = {"eval", "exec", "compile", "__import__", "environ", "getenv", "putenv", "system", "popen", "fork", "subprocess", "multiprocessing", "ctypes",
+             "socket", "ssl", "urllib", "http", "httpx", "requests", "aiohttp", "pickle", "marshal", "shelve"}
+# The oldest packages that ComfyUI 0.16.3 accepts, and a torch that still runs it: what a user may have.
+OLDEST = {"torch": "2.4.0", "torchvision": "0.19.0", "numpy": "1.25.0", "transformers": "4.50.3", "safetensors": "0.4.2", "huggingface-hub": "0.26.0",
+          "tqdm": "4.0.0", "pyyaml": "5.1"}
+
+
+def published() -> list[str]:
+    """The files that the registry's tool packs: those that git tracks, without what .comfyignore names."""
+    def listed(*options: str) -> set[str]:
+        done = subprocess.run(["git", "ls-files", "-z", "--cached", *options], cwd=ROOT, capture_output=True, text=True, check=True)
+        return set(filter(None, done.stdout.split("\0")))
+
+    return sorted(listed() - listed("--ignored", "--exclude-from=.comfyignore"))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """The pack unpacked under a name with a space and letters that are not ASCII, and nobody may write there."""
+    folder = tmp_path / "custom_nodes" / "Überblendung für 北京"
+    for name in published():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield folder
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
+
+
+def test_the_archive_holds_what_users_need_and_nothing_else():
+    files = [Path(name) for name in published()]
+    assert {path.parts[0] for path in files} == CONTENT
+    assert {path.suffix for path in files} <= KINDS
+    assert sum((ROOT / path).stat().st_size for path in files) < 20e6
+
+
+def names_used(path: Path) -> set[str]:
+    """Every name that Python code imports, calls or reads, in its parts."""
+    used: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+            used |= {part for name in names for part in name.split(".")}
+        elif isinstance(node, ast.Name):
+            used.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("os", "sys", "builtins"):
+            used.add(node.attr)
+    return used
+
+
+@pytest.mark.parametrize("name", [name for name in published() if name.endswith(".py")])
+def test_no_code_reaches_for_the_network_the_environment_or_other_programs(name):
+    assert names_used(ROOT / name) & FORBIDDEN == set()
+
+
+def test_no_browser_code_runs_texts_or_asks_other_machines():
+    forbidden = re.compile(r"\beval\(|new Function|innerHTML|document\.write|https?://|XMLHttpRequest")
+    for name in published():
+        if name.endswith(".js"):
+            assert forbidden.findall((ROOT / name).read_text(encoding="utf-8")) == [], name
+
+
+START = """
+import asyncio, json, sys
+pack = sys.argv.pop()
+sys.argv[1:] = ["--cpu"]
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes
+WATCHED = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.remove", "os.rename",
+           "os.mkdir", "shutil.rmtree")
+seen = []
+def watch(event, arguments):
+    if event in WATCHED or (event == "open" and str(arguments[1]).strip("rbtU") not in ("", "None")):
+        seen.append([event, str(arguments[:2])])
+sys.addaudithook(watch)
+stock = set(nodes.NODE_CLASS_MAPPINGS)
+asyncio.run(nodes.load_custom_node(pack))
+added = sorted(set(nodes.NODE_CLASS_MAPPINGS) - stock)
+print(json.dumps([added, seen, nodes.EXTENSION_WEB_DIRS]))
+"""
+
+
+def test_the_archive_starts_from_a_folder_of_any_name_without_writing_or_asking_anyone(archive, host):
+    before = {path: path.stat().st_mtime_ns for path in archive.rglob("*")}
+    environment = host.environment(host.comfyui) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([host.python, "-c", START, archive], cwd=host.comfyui, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    added, seen, web = json.loads(done.stdout.splitlines()[-1])
+    assert added == sorted(json.loads((ROOT / "tests" / "interface.json").read_text(encoding="utf-8")))
+    assert seen == []
+    assert web == {archive.name: str(archive / "js")}
+    assert {path: path.stat().st_mtime_ns for path in archive.rglob("*")} == before
+
+
+def test_the_two_lists_of_dependencies_are_one():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["dependencies"]' in project and re.findall(r"^dependencies.*", project, re.M) == ['dependencies = { file = ["requirements.txt"] }']
+
+
+def requirements(names: list[str], known: set[str]) -> dict[str, list[Requirement]]:
+    """What each package asks for, of these packages and all below them that are not known, by their names."""
+    found: dict[str, list[Requirement]] = {}
+    while names:
+        name = names.pop()
+        if name not in found and name not in known:
+            wanted = [Requirement(text) for text in importlib.metadata.requires(name) or []]
+            found[name] = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+            names += [normal(one.name) for one in found[name]]
+    return found
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def asked_for(path: Path) -> list[str]:
+    """The names in a requirements.txt."""
+    lines = [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [normal(Requirement(line).name) for line in lines if line]
+
+
+def test_no_dependency_replaces_a_package_that_the_user_has(host):
+    ours, theirs = asked_for(ROOT / "requirements.txt"), set(asked_for(host.comfyui / "requirements.txt"))
+    brought = requirements(ours, theirs | set(OLDEST))
+    assert set(brought) == {"open-clip-torch", "timm", "ftfy", "wcwidth", "regex"}, "what an installation adds to ComfyUI's packages"
+    for name, wanted in brought.items():
+        for one in wanted:
+            assert normal(one.name) in brought or one.specifier.contains(OLDEST[normal(one.name)]), f"{name} wants {one}"
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split():
+        assert not Requirement(line).specifier, f"{line} could replace what is there"
