@@ -27,11 +27,19 @@ def as_encoded(mask: Tensor, size: tuple[int, int]) -> Tensor:
         raise ValueError(
             f"mask is {width}x{height}, whose proportions are not those of the latent, {columns}x{rows}: connect the mask of the encoded picture."
         )
-    ratio = 2 ** max(0, int(math.log2(min(height / rows, width / columns))))
+    return cropped(mask, size, 2 ** max(0, int(math.log2(min(height / rows, width / columns)))))
+
+
+def cropped(picture: Tensor, size: tuple[int, int], ratio: int) -> Tensor:
+    """The part of a picture (..., H, W) that is left in a latent of `size` (h, w), whose cells are `ratio` pixels wide.
+
+    VAE Encode crops in the middle what fills no cell. A picture from which another latent comes stays as it is.
+    """
+    (height, width), (rows, columns) = picture.shape[-2:], size
     if (height // ratio, width // ratio) != (rows, columns):
-        return mask
+        return picture
     top, left = height % ratio // 2, width % ratio // 2
-    return mask[..., top : top + ratio * rows, left : left + ratio * columns]
+    return picture[..., top : top + ratio * rows, left : left + ratio * columns]
 
 
 def video_frames(count: int, samples: int, frames: int, ratio: int | None) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..bld import masks
 from ..bld.schedule import MaskSchedule
 from .checks import as_samples, check_batch
+from .vae.pixels import ratios_of
 
 
 def sets_of_frames(count: int, latent: dict, vae: VAE | None = None, name: str = "mask", of: str = "latent") -> tuple[int, int]:
@@ -25,7 +26,7 @@ def sets_of_frames(count: int, latent: dict, vae: VAE | None = None, name: str =
         return count, 1
     if count == 1:
         return 1, 1
-    ratio = latent.get("downscale_ratio_temporal") or (vae.temporal_compression_decode() if vae else None)
+    ratio = latent.get("downscale_ratio_temporal") or (ratios_of(vae, samples)[0] if vae else None)
     return masks.video_frames(count, len(samples), samples.shape[2], ratio)
 
 

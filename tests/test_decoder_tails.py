@@ -49,6 +49,10 @@ def taesd() -> nn.Module:
     return comfy.taesd.taesd.TAESD(latent_channels=16)
 
 
+def taesd_of_flux2() -> nn.Module:
+    return comfy.taesd.taesd.TAESD(latent_channels=128)
+
+
 def stage_a() -> nn.Module:
     return comfy.ldm.cascade.stage_a.StageA(bottleneck_blocks=2, c_hidden=32)
 
@@ -97,6 +101,7 @@ KINDS = {
     "flux": (flux, 16, 2, 8),
     "flux2": (flux2, 16, 2, 16),
     "taesd": (taesd, 16, 2, 8),
+    "taesd of flux.2": (taesd_of_flux2, 128, 2, 16),
     "stage a": (stage_a, 4, 2, 4),
     "wan": (wan, 16, 3, 8),
     "wan 2.2": (wan22, 16, 3, 16),
@@ -125,7 +130,8 @@ def vae_of(kind: str) -> comfy.sd.VAE:
             else:
                 weight.fill_(0.0 if name.endswith(("bias", "shift")) else 1.0)
     vae.first_stage_model, vae.latent_channels, vae.latent_dim, vae.size = module, channels, dimensions, None
-    vae.upscale_ratio = vae.downscale_ratio = ratio
+    # What ComfyUI says of every TAESD, right or wrong.
+    vae.upscale_ratio = vae.downscale_ratio = 8 if kind.startswith("taesd") else ratio
     if kind == "stage a":
         vae.process_input = vae.process_output = lambda image: image
     if dimensions == 3:
@@ -196,6 +202,22 @@ def test_the_node_takes_every_image_vae(kind, method):
     assert picture.shape == image.shape and torch.isfinite(picture).all() and report.startswith(method)
     assert torch.equal(picture[:, :2], image[:, :2]) or method == "latent"
     assert all(torch.equal(a, b) for a, b in zip(before, vae.first_stage_model.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("said", [1, 4, 8, 32])
+def test_sizes_are_those_of_the_picture_and_the_latent_whatever_a_vae_says_of_itself(said):
+    """A picture whose latent leaves pixels over, which VAE Encode crops."""
+    vae, z = vae_of("taesd of flux.2"), latent_of("taesd of flux.2", 48)
+    vae.upscale_ratio = vae.downscale_ratio = said
+    image, mask = torch.rand(1, 50, 55, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 50, 55)
+    mask[:, 17:33, 19:35] = 1
+    fit = {"method": "decoder weights", "iterations": 2, "learning_rate": 1e-4, "background_weight": 100.0}
+    with torch.inference_mode():
+        picture = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, fit).args[0]
+    outside = (mask == 0)[:, 1:49, 3:51]
+    assert picture.shape == (1, 48, 48, 3) and torch.equal(picture[outside], image[:, 1:49, 3:51][outside])
+    with pytest.raises(ValueError, match="image is 24x24, but samples decode to 48x48: connect the picture that was encoded"):
+        DecoderFinetuneReconstruct.execute({"samples": z}, vae, image[:, :24, :24], mask[:, :24, :24], {"method": "paste"})
 
 
 @pytest.mark.parametrize("kind", ["sd", "stage a"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import comfy.ldm.wan.vae
 import comfy.sd
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
+from test_decoder_tails import WAN, vae_of
 
 from blended_latent_diffusion.bld import masks
 from blended_latent_diffusion.bridge.schedule_picture import CAPTION, COLUMNS, TILE, captions, stages_over_time
@@ -137,9 +139,11 @@ def test_the_vae_tells_what_the_counts_cannot():
 
 
 def video_vae(ratio: int) -> comfy.sd.VAE:
-    """A VAE of the host that knows how many frames make a latent frame, and has no weights."""
-    vae = comfy.sd.VAE.__new__(comfy.sd.VAE)
-    vae.upscale_ratio = (lambda frames: max(0, frames * ratio - ratio + 1), 8, 8)
+    """A small VAE of the host that draws `ratio` frames from a latent frame, and says of itself that it draws 2."""
+    vae = vae_of("wan")
+    if ratio == 8:
+        vae.first_stage_model = comfy.ldm.wan.vae.WanVAE(**WAN | {"temperal_downsample": [True, True, True]})
+    vae.upscale_ratio = (lambda frames: max(0, frames * 2 - 1), 8, 8)
     return vae
 
 

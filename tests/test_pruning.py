@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -87,6 +89,15 @@ def test_a_round_decodes_what_it_judges(edit, clip, monkeypatch):
     assert sizes == 3 * [(1, z.shape[1], 10, 10)]
     whole = similarity(list(decode(z)), [mask[0]] * 3, clip, ranking.phrases("a fox"), [], {"box": 1.0}, 0.25)
     assert (judged - whole).abs().mean() < 0.01
+
+
+def test_it_judges_with_a_vae_that_says_a_wrong_ratio(edit, clip):
+    wrong = copy.copy(edit.vae)
+    wrong.upscale_ratio = wrong.downscale_ratio = 32
+    mask = torch.zeros(1, 130, 135)
+    mask[:, 33:65, 67:99] = 1
+    right, other = (PruneCandidates.execute(clip, vae, "a fox", mask).args[0].judge(edit.latent["samples"]) for vae in (edit.vae, wrong))
+    assert torch.equal(right, other)
 
 
 def test_each_source_keeps_its_own_share_of_its_candidates(edit, clip):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
@@ -179,7 +181,14 @@ def test_pixel_blend_touches_the_last_share_of_the_schedule_only(edit):
             return edit.vae.decode(z)
 
     sample(edit, 10, "ddim", "simple", mask=edit.mask, candidates=2, pixel_blend=0.25, vae=Counting(), pixels=edit.image)
-    assert calls == [2, 2]
+    assert calls[-2:] == [2, 2] and len(calls) == 3, "first it draws a corner, to see the VAE's ratio"
+
+
+def test_pixel_blend_takes_a_vae_that_says_a_wrong_ratio(edit):
+    wrong = copy.copy(edit.vae)
+    wrong.upscale_ratio, wrong.crop_input = 4, False
+    options = {"mask": edit.mask, "pixel_blend": 0.5, "pixels": edit.image}
+    assert torch.equal(sample(edit, 2, vae=wrong, **options), sample(edit, 2, vae=edit.vae, **options))
 
 
 def test_pixel_blend_goes_with_a_schedule_and_a_batch_of_sources(edit):

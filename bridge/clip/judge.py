@@ -8,9 +8,8 @@ from collections.abc import Callable
 import comfy.sd
 from torch import Tensor
 
-from ...bld import ranking
+from ...bld import masks, ranking
 from ..checks import as_mask
-from ..vae.pixels import cropped
 from .models import OpenClip
 from .similarity import cuts, similarity
 
@@ -30,19 +29,21 @@ def judge_of(clip: OpenClip, vae: comfy.sd.VAE, prompt: str, mask: Tensor, scope
         raise ValueError("prompt is empty: describe what you want to see inside the mask.")
     for note in cuts(clip, "prompt", wanted):
         logging.warning("Prune Candidates: %s", note)
-    mask = cropped(as_mask(mask), vae)
+    mask = as_mask(mask)
     if len(mask) != 1:
         raise ValueError(f"mask has {len(mask)} in its batch, but pruning needs a single one: connect one mask for all candidates.")
 
     def judge(z: Tensor) -> Tensor:
-        scale = vae.spacial_compression_decode()
-        height, width = (scale * side for side in z.shape[-2:])
-        if (height, width) != mask.shape[1:]:
-            raise ValueError(f"mask is {mask.shape[2]}x{mask.shape[1]}, but the candidates decode to {width}x{height}: connect the mask of the source.")
-        rows, columns = cells_to_see(mask[0], scope, scale)
+        part = masks.as_encoded(mask, z.shape[-2:])[0]
+        scale = max(1, part.shape[-1] // z.shape[-1])
+        rows, columns = cells_to_see(part, scope, scale)
         # One at a time, as they are judged: it takes the memory of one, and on a CPU less time.
         pictures = [vae.decode(one).flatten(0, -4)[0] for one in z[..., rows, columns].split(1)]
-        seen = mask[0, rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale]
+        ratio = pictures[0].shape[1] // (columns.stop - columns.start)
+        height, width = (ratio * side for side in z.shape[-2:])
+        if part.shape != (height, width):
+            raise ValueError(f"mask is {mask.shape[2]}x{mask.shape[1]}, but the candidates decode to {width}x{height}: connect the mask of the source.")
+        seen = part[rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale]
         return similarity(pictures, [seen] * len(pictures), clip, wanted, [], {scope: 1.0}, CONTEXT)
 
     return judge

@@ -13,6 +13,7 @@ from ...bld import masks
 from ..checks import check_batch
 from ..comfy_internals import levels_of_call, load_again
 from ..latent_masks import sets_of_frames
+from ..vae.pixels import ratios_of, with_channels_of
 from .stages import stage_of_call
 
 
@@ -74,13 +75,13 @@ def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask
     missing = [name for name, value in (("vae", vae), ("pixels", pixels), ("a mask", mask)) if value is None]
     if missing:
         raise ValueError(f"pixel_blend is {share:g}, which needs {' and '.join(missing)}: connect {'it' if len(missing) == 1 else 'them'}, or set it to 0.")
-    pixels = vae.vae_encode_crop_pixels(pixels)
-    height, width = (side * vae.spacial_compression_decode() for side in samples.shape[-2:])
+    to_latent_frame, scale = ratios_of(vae, samples)
+    height, width = (scale * side for side in samples.shape[-2:])
+    pixels = masks.cropped(with_channels_of(vae, pixels).movedim(-1, 1), samples.shape[-2:], scale).movedim(1, -1)
     if pixels.shape[1:3] != (height, width):
         raise ValueError(
             f"pixels are {pixels.shape[2]}x{pixels.shape[1]}, but latent_image comes from a picture of {width}x{height}: connect that picture."
         )
-    to_latent_frame = 1 if samples.ndim == 4 or samples.shape[2] == 1 else vae.temporal_compression_decode()
     frames = 1 if samples.ndim == 4 else 1 + (samples.shape[2] - 1) * to_latent_frame
     if len(pixels) % frames:
         raise ValueError(f"pixels have {len(pixels)} frames, but latent_image comes from a video of {frames}: connect that video.")

@@ -9,12 +9,26 @@ import torch
 from torch import Tensor
 
 from ...bld.reconstruction.tail import picture_of
-from ..checks import as_mask
+
+# Latent cells a side, enough to see how large a VAE draws one.
+CORNER = 4
 
 
-def cropped(m: Tensor, vae: comfy.sd.VAE) -> Tensor:
-    """Masks of a picture, (B, H, W) in 0..1, cropped as the VAE crops the picture before it encodes it."""
-    return as_mask(vae.vae_encode_crop_pixels(m[..., None].expand(*m.shape, vae.output_channels))[..., 0])
+@torch.no_grad()
+def ratios_of(vae: comfy.sd.VAE, z: Tensor) -> tuple[int, int]:
+    """(frames to each latent frame but the first, pixels a side of a latent cell), as the VAE draws a corner of z, (B, C, ..., h, w).
+
+    What a VAE says of itself may be wrong: ComfyUI's object for FLUX.2's tiny autoencoder says 8 pixels and draws 16.
+    """
+    corner = z[:1, ..., :CORNER, :CORNER]
+    video = z.ndim == 5 and z.shape[2] > 1
+    drawn = vae.decode(corner[:, :, :2] if video else corner)
+    return drawn.shape[1] - 1 if video else 1, drawn.shape[-2] // corner.shape[-1]
+
+
+def with_channels_of(vae: comfy.sd.VAE, pixels: Tensor) -> Tensor:
+    """Pixels (..., C) with as many channels as the VAE takes. Of a list of pixels, ComfyUI's function crops nothing."""
+    return vae.vae_encode_crop_pixels(pixels.flatten(0, -2)).unflatten(0, pixels.shape[:-1])
 
 
 def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
@@ -25,7 +39,7 @@ def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
 
 def latents_of(vae: comfy.sd.VAE, pictures: Tensor) -> Tensor:
     """The latents of pictures (B, 3, H, W) in 0..1, one at a time, for `decode_of`. If memory runs out, it raises, so that the fit can step down."""
-    pixels = vae.process_input(vae.vae_encode_crop_pixels(pictures.movedim(1, -1)).movedim(-1, 1))
+    pixels = vae.process_input(with_channels_of(vae, pictures.movedim(1, -1)).movedim(-1, 1))
     with torch.no_grad():
         return torch.cat([vae.first_stage_model.encode(one.unsqueeze(2) if vae.latent_dim == 3 else one) for one in pixels.split(1)])
 

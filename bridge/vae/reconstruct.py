@@ -11,12 +11,12 @@ import comfy.model_management
 import comfy.sd
 from torch import Tensor
 
-from ...bld import reconstruction
+from ...bld import masks, reconstruction
 from ...bld.metrics import background_psnr, ring_psnr
 from ..checks import as_image_samples, as_mask, as_picture, check_batch
 from ..older_comfyui import picture_dtype
 from .fit import Fit, fit_decoder, fit_latent
-from .pixels import cropped
+from .pixels import ratios_of
 from .tails import why_not_tuned
 
 DECODER, LATENT, AUTO = "decoder weights", "latent", "auto"
@@ -39,10 +39,8 @@ def reconstruct(
     """
     check_vae(vae)
     z = as_image_samples(samples, "samples")
-    source = as_picture(vae.vae_encode_crop_pixels(image), "image")
-    m = as_mask(mask)
-    check_sizes(z, source, m, image, vae)
-    m = cropped(m, vae)
+    check_latent(z, vae)
+    source, m = beside(z, ratios_of(vae, z)[1], as_picture(image, "image"), as_mask(mask))
 
     source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
     plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
@@ -70,20 +68,29 @@ def check_vae(vae: comfy.sd.VAE) -> None:
         raise ValueError(f"vae is a {type(vae.first_stage_model).__name__}, which doesn't decode to pictures: connect an image VAE.")
 
 
-def check_sizes(z: Tensor, source: Tensor, m: Tensor, image: Tensor, vae: comfy.sd.VAE) -> None:
-    """Raises ValueError unless the latent, the source (cropped as VAE Encode crops it), the mask and the batches fit together."""
+def check_latent(z: Tensor, vae: comfy.sd.VAE) -> None:
+    """Raises ValueError unless the VAE can decode the latent."""
     wanted = "(batch, channels, 1, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
     if (vae.latent_dim == 3) != (z.ndim == 5):
         raise ValueError(f"samples has shape {list(z.shape)}, but must be {wanted} for this VAE: connect the VAE that encoded the source.")
     if z.shape[1] != vae.latent_channels:
         raise ValueError(f"samples has {z.shape[1]} channels, but vae needs {vae.latent_channels}: connect the VAE that encoded the source.")
-    size = [side * vae.spacial_compression_decode() for side in z.shape[-2:]]
-    if list(source.shape[-2:]) != size:
-        raise ValueError(f"image is {image.shape[2]}x{image.shape[1]}, but samples decode to {size[1]}x{size[0]}: connect the picture that was encoded.")
-    if m.shape[-2:] != image.shape[1:3]:
-        raise ValueError(f"mask is {m.shape[-1]}x{m.shape[-2]}, but image is {image.shape[2]}x{image.shape[1]}: connect the mask of this picture.")
+
+
+def beside(z: Tensor, ratio: int, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The source (B, 3, H, W) and the mask (B, H, W), cropped as VAE Encode crops, to lie on what z decodes to, `ratio` pixels a cell.
+
+    Raises ValueError unless their sizes and batches fit.
+    """
+    source, m = (masks.cropped(t, z.shape[-2:], ratio) for t in (image, mask))
+    (height, width), (image_height, image_width) = ((ratio * side for side in z.shape[-2:]), image.shape[-2:])
+    if source.shape[-2:] != (height, width):
+        raise ValueError(f"image is {image_width}x{image_height}, but samples decode to {width}x{height}: connect the picture that was encoded.")
+    if mask.shape[-2:] != image.shape[-2:]:
+        raise ValueError(f"mask is {mask.shape[-1]}x{mask.shape[-2]}, but image is {image_width}x{image_height}: connect the mask of this picture.")
     check_batch(len(source), len(z), "image", "samples")
     check_batch(len(m), len(z), "mask", "samples")
+    return source, m
 
 
 def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
