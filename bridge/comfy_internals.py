@@ -7,35 +7,27 @@ and the public functions of `comfy.model_management`, `comfy.model_patcher`, `co
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import comfy.controlnet
 import comfy.k_diffusion.sampling as k_diffusion
-import comfy.ldm.cascade.stage_a as cascade
-import comfy.ldm.hunyuan_video.vae as hunyuan_image
-import comfy.ldm.hunyuan_video.vae_refiner as hunyuan_video
-import comfy.ldm.models.autoencoder as autoencoder
-import comfy.ldm.modules.diffusionmodules.model as ldm
-import comfy.ldm.wan.vae as wan
-import comfy.ldm.wan.vae2_2 as wan22
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
-import comfy.taesd.taesd as taesd
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from .older_comfyui import is_oom
-
-# The decoders' classes, for vae/tails.py, which knows how each of them is built.
-__all__ = ["autoencoder", "cascade", "hunyuan_image", "hunyuan_video", "ldm", "taesd", "wan", "wan22"]
 
 # --- A sampling run: its wrapper, its guider, its model calls ---
 
@@ -233,11 +225,50 @@ def forget_size(vae: comfy.sd.VAE) -> None:
     vae.patcher.size = 0
 
 
+# --- The decoders' classes, for vae/tails.py, which knows how each of them is built ---
+
+
+class Absent:
+    """Stands for what this ComfyUI lacks. Nothing is an instance of it."""
+
+
+def family(module: str, *names: str) -> SimpleNamespace:
+    """Names of one of ComfyUI's modules. If one is missing, all are `Absent`: VAEs of this family then can't be tuned, and nothing else is lost."""
+    try:
+        found = importlib.import_module(module)
+        return SimpleNamespace(**{name: getattr(found, name) for name in names})
+    except Exception as error:
+        logging.warning("Blended Latent Diffusion: the decoders of %s can't be tuned with this ComfyUI: %s", module, error)
+        return SimpleNamespace(**dict.fromkeys(names, Absent))
+
+
+LDM = "comfy.ldm.modules.diffusionmodules.model"
+autoencoder = family("comfy.ldm.models.autoencoder", "AutoencodingEngine")
+carried = family(LDM, "CarriedConv3d", "conv_carry_causal_3d")
+cascade = family("comfy.ldm.cascade.stage_a", "StageA")
+hunyuan_image = family("comfy.ldm.hunyuan_video.vae", "Decoder", "PixelUnshuffle2D")
+hunyuan_video = family("comfy.ldm.hunyuan_video.vae_refiner", "Decoder", "UpSmpl")
+ldm = family(LDM, "Decoder", "Upsample")
+plain = family(LDM, "pytorch_attention")
+video = family(LDM, "VideoConv3d")
+taesd = family("comfy.taesd.taesd", "TAESD")
+wan = family("comfy.ldm.wan.vae", "WanVAE", "Resample")
+wan22 = family("comfy.ldm.wan.vae2_2", "WanVAE", "unpatchify")
+
+
+def frame_convolution(convolution: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """How one frame is convolved, or None if this ComfyUI does not tell: some video decoders' convolutions do not pad by themselves."""
+    if isinstance(convolution, carried.CarriedConv3d):
+        return lambda h: carried.conv_carry_causal_3d([h], convolution)
+    pads = isinstance(convolution, (nn.Conv2d, nn.Conv3d, video.VideoConv3d))
+    return convolution if pads else None
+
+
 def use_plain_attention(module: nn.Module) -> None:
     """Attention that needs little memory. What ComfyUI may choose instead holds a figure for every pair of cells, or fills all free memory."""
     for part in module.modules():
-        if hasattr(part, "optimized_attention"):
-            part.optimized_attention = ldm.pytorch_attention
+        if hasattr(part, "optimized_attention") and plain.pytorch_attention is not Absent:
+            part.optimized_attention = plain.pytorch_attention
 
 
 # --- The server ---

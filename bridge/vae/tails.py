@@ -9,7 +9,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from ...bld.reconstruction.tail import Stage, Tail, picture_of
-from ..comfy_internals import autoencoder, cascade, hunyuan_image, hunyuan_video, ldm, taesd, wan, wan22
+from ..comfy_internals import autoencoder, cascade, frame_convolution, hunyuan_image, hunyuan_video, ldm, taesd, wan, wan22
 from .pixels import signed
 
 
@@ -29,38 +29,37 @@ def tail_of(vae: comfy.sd.VAE) -> Tail:
     return tail
 
 
-def ldm_tail(module: autoencoder.AutoencodingEngine) -> Tail | None:
+def ldm_tail(module: nn.Module) -> Tail | None:
     """For the decoders of SD, SDXL, SD3, Flux and HunyuanImage, and for one frame of HunyuanVideo's."""
     decoder = module.decoder
     if type(decoder) not in (ldm.Decoder, hunyuan_image.Decoder, hunyuan_video.Decoder):
         return None
     # The oldest decoder numbers its levels from the picture on.
     levels = list(reversed(decoder.up) if isinstance(decoder, ldm.Decoder) else decoder.up)[-LEVELS - 1 :]
-    if any(len(getattr(level, "attn", [])) > 0 for level in levels):
+    convolve = frame_convolution(decoder.conv_out)
+    if convolve is None or any(len(getattr(level, "attn", [])) > 0 for level in levels):
         return None
     layers = [layer for level in levels for layer in [*level.block, getattr(level, "upsample", None)] if layer is not None]
-    last = Stage(
-        lambda h: picture_of(ldm.conv_carry_causal_3d([functional.silu(decoder.norm_out(h))], decoder.conv_out)), reach=reach_of(decoder.conv_out)
-    )
+    last = Stage(lambda h: picture_of(convolve(functional.silu(decoder.norm_out(h)))), reach=reach_of(decoder.conv_out))
     return Tail(layers[0], (*map(stage_of, layers), last), nn.ModuleList([*layers, decoder.norm_out, decoder.conv_out]))
 
 
-def stage_a_tail(module: cascade.StageA) -> Tail:
+def stage_a_tail(module: nn.Module) -> Tail:
     """For Stable Cascade's last stage, which ends with a shuffle that doubles the size. It draws in 0..1."""
     return sequence_tail([*module.up_blocks, *module.out_block], signed)
 
 
-def taesd_tail(module: taesd.TAESD) -> Tail:
+def taesd_tail(module: nn.Module) -> Tail:
     """For the tiny autoencoders, whose decoder is one sequence."""
     return sequence_tail(list(module.taesd_decoder), signed)
 
 
-def wan_tail(module: wan.WanVAE) -> Tail:
+def wan_tail(module: nn.Module) -> Tail:
     """For the video VAE of Qwen-Image and Wan 2.1, with one frame."""
     return sequence_tail([*module.decoder.upsamples, *module.decoder.head], picture_of)
 
 
-def wan22_tail(module: wan22.WanVAE) -> Tail:
+def wan22_tail(module: nn.Module) -> Tail:
     """For the video VAE of Wan 2.2, with one frame. It ends with a shuffle that doubles the size, so one more doubling is a quarter."""
     doubling, last = module.decoder.upsamples[-2:]
     *blocks, resample = doubling.upsamples
@@ -93,7 +92,13 @@ LEVELS = 2
 # What doubles the size; of these, what convolves first and then spreads the channels over the new cells.
 DOUBLING = (ldm.Upsample, nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle, wan.Resample, hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
 SHUFFLING = (hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
-TAILS = {autoencoder.AutoencodingEngine: ldm_tail, cascade.StageA: stage_a_tail, taesd.TAESD: taesd_tail, wan.WanVAE: wan_tail, wan22.WanVAE: wan22_tail}
+TAILS: dict[type, Callable[[nn.Module], Tail | None]] = {
+    autoencoder.AutoencodingEngine: ldm_tail,
+    cascade.StageA: stage_a_tail,
+    taesd.TAESD: taesd_tail,
+    wan.WanVAE: wan_tail,
+    wan22.WanVAE: wan22_tail,
+}
 
 
 def why_not_tuned(vae: comfy.sd.VAE) -> str | None:
