@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 import torch
 from scipy.ndimage import binary_dilation, distance_transform_edt
@@ -22,9 +25,41 @@ def depth(region: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(depths).astype(np.float32))
 
 
-def nearby(m: Tensor, ring: int) -> Tensor:
-    """1 where m > 0 and on the `ring` pixels around, else 0: (B, H, W) -> (B, 1, H, W)."""
-    return (depth(~(m > 0)) <= ring).to(m)[:, None]
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Where a mask m, (B, H, W) in 0..1, is more than 0. The distances to its edge are computed once, when they are first asked for."""
+
+    m: Tensor
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """How many pixels each pixel of the region is from its edge, 0 elsewhere, see `depth`."""
+        return depth(self.m > 0)
+
+    @cached_property
+    def outside(self) -> Tensor:
+        """How many pixels each other pixel is from the region, 0 in it, see `depth`."""
+        return depth(~(self.m > 0))
+
+    def nearby(self, ring: int) -> Tensor:
+        """1 in the region and on the `ring` pixels around, else 0: (B, H, W)."""
+        return (self.outside <= ring).to(self.m)
+
+    def rise(self, width: int) -> Tensor:
+        """A linear ramp from 0 where m = 0 to 1 inside, over `width` pixels where the mask is broad, over fewer where it is thin.
+
+        It takes w = width, width / 2, width / 4 ... pixels where the mask is at least 4 w deep, and in what can be reached from there
+        inside the mask by 4 w pixels: so a box has it up to its corners, a stroke beside a box has none, and one on it hardly.
+
+        Returns: (B, H, W) in 0..1, more than 0 where m is.
+        """
+        taken = torch.zeros(self.m.shape)
+        while width > 0:
+            reach = DEPTH_PER_PIXEL * width
+            broad = binary_dilation((self.inside >= reach).numpy(), SQUARE, reach, (self.m > 0).cpu().numpy())
+            taken = taken.maximum(width * torch.from_numpy(broad))
+            width //= 2
+        return (self.inside / (taken + 1)).clamp(max=1).to(self.m)
 
 
 def feather_inside(m: Tensor, width: int) -> Tensor:
@@ -33,21 +68,3 @@ def feather_inside(m: Tensor, width: int) -> Tensor:
     (B, H, W) in 0..1 -> (B, H, W), nowhere more than m. Cost does not depend on the width.
     """
     return m * (depth(m > 0).to(m) / (width + 1)).clamp(max=1) if width > 0 else m
-
-
-def rise(m: Tensor, width: int) -> Tensor:
-    """A linear ramp from 0 where m = 0 to 1 inside the mask, over `width` pixels where the mask is broad, over fewer where it is thin.
-
-    It takes w = width, width / 2, width / 4 ... pixels where the mask is at least 4 w deep, and in what can be reached from there
-    inside the mask by 4 w pixels: so a box has it up to its corners, a stroke beside a box has none, and one on it hardly.
-
-    (B, H, W) -> (B, H, W) in 0..1, more than 0 where m is.
-    """
-    region = m > 0
-    inside, taken = depth(region), torch.zeros(m.shape)
-    while width > 0:
-        reach = DEPTH_PER_PIXEL * width
-        broad = binary_dilation((inside >= reach).numpy(), SQUARE, reach, region.cpu().numpy())
-        taken = taken.maximum(width * torch.from_numpy(broad))
-        width //= 2
-    return (inside / (taken + 1)).clamp(max=1).to(m)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .edges import nearby
+from .edges import Region
 
 BLOCK = 16
 WINDOW = 15
@@ -54,7 +54,7 @@ def background_psnr(x_hat: Tensor, x: Tensor, m: Tensor) -> float:
 
 def ring_psnr(x_hat: Tensor, x: Tensor, m: Tensor, width: int) -> float:
     """`background_psnr` of the unmasked pixels at most `width` from the mask; NaN where there are none."""
-    return background_psnr(x_hat, x, 1 - nearby(m, width)[:, 0] * (m == 0))
+    return background_psnr(x_hat, x, 1 - Region(m).nearby(width) * (m == 0))
 
 
 def psnr(mse: float) -> float:

@@ -59,7 +59,7 @@ def _crop_inputs() -> list[io.Input]:
     ]
 
 
-def _memory_input() -> io.Input:
+def _memory_input(optional: bool = False) -> io.Input:
     return io.Float.Input(
         "memory_budget",
         default=0.0,
@@ -67,7 +67,9 @@ def _memory_input() -> io.Input:
         max=1024.0,
         step=0.25,
         round=0.01,
-        tooltip="The most memory the decoder fit may use, in GiB. If that is tight, the fit works in smaller pieces and takes longer. 0: all free memory.",
+        optional=optional,
+        tooltip="The most memory the fit may use, in GiB. If that is tight, the fit works in smaller pieces and takes longer. 0: all memory that is free, so "
+        "that other models stay loaded where that is enough.",
     )
 
 
@@ -129,7 +131,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                     "method",
                     options=[
                         io.DynamicCombo.Option(DECODER, [*_fit_inputs(20, 1e-4, RATE_TOOLTIP), *_crop_inputs()]),
-                        io.DynamicCombo.Option(LATENT, _fit_inputs(75, 0.05, RATE_SHAPE)),
+                        # Optional, since prompts of older versions lack it.
+                        io.DynamicCombo.Option(LATENT, [*_fit_inputs(75, 0.05, RATE_SHAPE), _memory_input(optional=True)]),
                         io.DynamicCombo.Option("paste", [_feather_input()]),
                         io.DynamicCombo.Option("colour fit", [_feather_input()]),
                         io.DynamicCombo.Option("poisson", []),
@@ -146,8 +149,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The edited pictures with the background restored."),
                 io.Vae.Output(
                     display_name="vae",
-                    tooltip="The fine-tuned copy, if decoder weights were used; otherwise your VAE. The copy draws the area around the mask more like the "
-                    "source, but the image output is closer still.",
+                    tooltip="The fine-tuned copy, if decoder weights were used for one source and mask; otherwise your VAE. The copy draws the area around "
+                    "the mask more like the source, but the image output is closer still.",
                 ),
                 io.String.Output(
                     display_name="report", tooltip="What the node did, and how close the background and the pixels next to the mask are to the source, in dB."

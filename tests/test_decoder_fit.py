@@ -9,6 +9,7 @@ import torch
 from test_decoder_tails import latent, vae_of
 from torch import Tensor
 
+from blended_latent_diffusion.bld.edges import Region
 from blended_latent_diffusion.bld.reconstruction.decoder import Part, Work, draw, look_at, tune_decoder
 from blended_latent_diffusion.bld.reconstruction.objective import Outcome, Settings, Step
 from blended_latent_diffusion.bld.reconstruction.tail import Stage, Tail, h_of
@@ -31,6 +32,11 @@ def mask() -> Tensor:
     return m
 
 
+def around(m: Tensor, feather: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """A mask as `look_at` takes it, with what is near it and how it rises."""
+    return m, Region(m).nearby(RING), Region(m).rise(feather)
+
+
 def fit(z: Tensor, steps: int = 3, work: Work = WHOLE, view: int = 0, lr: float = 1e-4, x: Tensor | None = None) -> tuple[Tensor, list[Step], Outcome, Tail]:
     """Tunes a copy: the pictures (B, 3, H, W) in -1..1 within the mask and the ring, the steps seen, the outcome and the tail. view: pixels more to see."""
     with torch.inference_mode(False), torch.enable_grad():
@@ -38,7 +44,7 @@ def fit(z: Tensor, steps: int = 3, work: Work = WHOLE, view: int = 0, lr: float 
         tail, x, seen = tail_of(copy), source() if x is None else x, []
         if view:
             tail = Tail(tail.entrance, (*tail.stages, Stage(lambda y: y, reach=view)), tail.modules)
-        _, found = look_at(decode_of(copy), tail, z, z, x, mask(), RING, 0, work.tile)
+        _, found = look_at(decode_of(copy), tail, z, z, x, *around(mask()), work.tile)
         outcome = tune_decoder(tail, found, Settings(100, steps, lr), work, lambda step: seen.append(replace(step, picture=step.picture.clone())))
         return draw(tail, found, x, len(z), lambda y: y), seen, outcome, tail
 
@@ -48,7 +54,7 @@ def parts_of(z: Tensor, side: int) -> list[Part]:
     vae, m = vae_of("sd"), torch.zeros(1, side, side)
     m[:, 40:56, 40:56] = 1
     with torch.inference_mode():
-        return look_at(decode_of(vae), tail_of(vae), z, z, torch.zeros(1, 3, side, side), m, RING, 0, 1 << 20)[1]
+        return look_at(decode_of(vae), tail_of(vae), z, z, torch.zeros(1, 3, side, side), *around(m), 1 << 20)[1]
 
 
 def test_what_the_edit_draws_beside_the_mask_does_not_enter_the_fit():
@@ -57,7 +63,7 @@ def test_what_the_edit_draws_beside_the_mask_does_not_enter_the_fit():
     m[:, 36:42, 28:60] = m[:, 44:45, 32:60] = 1
     with torch.inference_mode():
         decode, tail = decode_of(vae), tail_of(vae)
-        _, found = look_at(decode, tail, z, z_init, torch.zeros(1, 3, SIDE, SIDE), m, RING, 8, 1 << 20)
+        _, found = look_at(decode, tail, z, z_init, torch.zeros(1, 3, SIDE, SIDE), *around(m, 8), 1 << 20)
         edit, outside = (h_of(decode, tail, one)[(..., *found[0].tile.cells)] for one in (z, z_init))
         inside = torch.nn.functional.avg_pool2d(m, tail.scale)[0][found[0].tile.cells]
         h = found[0].h
@@ -73,7 +79,7 @@ def test_the_edit_rises_from_the_masks_edge():
     m[:, :, 16:] = 1
     with torch.inference_mode():
         decode, tail = decode_of(vae), tail_of(vae)
-        _, found = look_at(decode, tail, z, z_init, torch.zeros(1, 3, SIDE, SIDE), m, RING, 8, 1 << 20)
+        _, found = look_at(decode, tail, z, z_init, torch.zeros(1, 3, SIDE, SIDE), *around(m, 8), 1 << 20)
         edit, outside = (h_of(decode, tail, one)[(..., *found[0].tile.cells)] for one in (z, z_init))
         share = ((found[0].h - outside) / (edit - outside)).median(1).values[0].median(0).values
     first = 16 // tail.scale - found[0].tile.cells[1].start

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from blended_latent_diffusion.bld.edges import Region
 from blended_latent_diffusion.bld.reconstruction.crop import tiles_over
 from blended_latent_diffusion.bld.reconstruction.decoder import draw, look_at
 from blended_latent_diffusion.bld.reconstruction.tail import enter, held
@@ -163,7 +164,7 @@ def test_tiles_together_draw_what_the_whole_decoder_draws(kind):
         whole = decode(z)
         m = torch.zeros(1, *whole.shape[-2:])
         m[:, 8:-40, 60:-8] = 1
-        x_hat, found = look_at(decode, tail, z, z, torch.zeros_like(whole), m, 8, 0, 32)
+        x_hat, found = look_at(decode, tail, z, z, torch.zeros_like(whole), m, Region(m).nearby(8), (m > 0).float(), 32)
         assert torch.equal(x_hat, whole) and len(found) > 4
         picture = draw(tail, found, torch.zeros_like(whole), 1, lambda y: y)
     inside = (m > 0)[:, None].expand_as(whole)
@@ -311,16 +312,32 @@ def test_tiles_cover_what_is_wanted_and_only_that():
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != SLOW])
 def test_each_of_a_batch_comes_out_as_alone(kind):
-    """With sources and masks of their own. At a rate of 0, since the weights are shared."""
+    """With sources and masks of their own, each has a fit of its own."""
     vae, side = vae_of(kind), 48
     z = torch.cat([latent_of(kind, 48), -latent_of(kind, 48), latent_of(kind, 48).flip(-1)])
     image, mask = torch.rand(3, side, side, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(3, side, side)
     mask[0, 16:32, 16:32] = mask[1, :20, 24:40] = mask[2, 8:40, 30:] = 1
-    fit = {"method": "decoder weights", "iterations": 3, "learning_rate": 0.0, "background_weight": 100.0}
+    fit = {"method": "decoder weights", "iterations": 3, "learning_rate": 1e-3, "background_weight": 100.0}
     with torch.inference_mode():
-        together, _, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, fit).args
+        together, returned, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, fit).args
         for i in range(3):
             rows = slice(i, i + 1)
             alone = DecoderFinetuneReconstruct.execute({"samples": z[rows]}, vae, image[rows], mask[rows], fit).args[0]
             assert torch.allclose(together[rows], alone, atol=1e-5)
-    assert "diverged" not in report
+    assert "diverged" not in report and all(f"Picture {i}: 3 steps" in report for i in (1, 2, 3))
+    assert returned is vae and "the vae output is your own VAE" in report
+
+
+def test_candidates_of_the_same_source_and_mask_share_a_fit_in_whatever_order_they_come():
+    vae, z = vae_of("sd"), latent_of("sd", 48)
+    z = torch.cat([z, -z, z.flip(-1), z.flip(-2)])
+    image, mask = torch.rand(1, 48, 48, 3, generator=torch.Generator().manual_seed(4)), torch.zeros(4, 48, 48)
+    image = torch.cat([image, 1 - image, image, image])
+    mask[:, 16:32, 16:32] = 1
+    mask[3] = 0
+    fit = {"method": "decoder weights", "iterations": 4, "learning_rate": 1e-3, "background_weight": 100.0}
+    with torch.inference_mode():
+        picture, _, report = DecoderFinetuneReconstruct.execute({"samples": z}, vae, image, mask, fit).args
+        pair = DecoderFinetuneReconstruct.execute({"samples": z[[0, 2]]}, vae, image[:1], mask[:1], fit).args[0]
+    assert torch.allclose(picture[[0, 2]], pair, atol=1e-5) and torch.equal(picture[3], image[3])
+    assert "Picture 1, 3: 4 steps" in report and "Picture 2: 4 steps" in report and "Picture 4: The mask is empty" in report

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blended_latent_diffusion.bld.edges import depth, feather_inside, rise
+from blended_latent_diffusion.bld.edges import Region, depth, feather_inside
 
 
 @given(
@@ -35,20 +35,20 @@ def test_a_feather_is_a_ramp_from_the_masks_edge_and_not_from_the_frames():
 def test_a_rise_is_a_feather_where_the_mask_is_broad_up_to_its_corners():
     m = torch.zeros(1, 100, 120)
     m[:, 10:80, 20:] = 0.5
-    assert torch.equal(rise(m, 8), feather_inside((m > 0).float(), 8))
+    assert torch.equal(Region(m).rise(8), feather_inside((m > 0).float(), 8))
 
 
 @pytest.mark.parametrize("gap", [1, 4, 16, 40])
 def test_a_stroke_keeps_its_strength_beside_a_broad_mask(gap):
     m = torch.zeros(1, 96, 200)
     m[:, 10:86, :80] = m[:, 40:44, 80 + gap :] = 1
-    assert torch.equal(rise(m, 8)[..., 80 + gap :], m[..., 80 + gap :])
+    assert torch.equal(Region(m).rise(8)[..., 80 + gap :], m[..., 80 + gap :])
 
 
 def test_a_stroke_out_of_a_broad_mask_keeps_its_strength():
     m = torch.zeros(1, 96, 200)
     m[:, 10:86, :80] = m[:, 40:44, 80:] = 1
-    assert torch.equal(rise(m, 8)[..., 81:], m[..., 81:])
+    assert torch.equal(Region(m).rise(8)[..., 81:], m[..., 81:])
 
 
 @given(size=st.tuples(st.integers(1, 50), st.integers(1, 50)), width=st.integers(0, 9), seed=st.integers(0, 99))
@@ -58,7 +58,7 @@ def test_a_rise_takes_at_most_a_quarter_of_the_masks_depth(size, width, seed):
     generator = torch.Generator().manual_seed(seed)
     top, left, height, wide = (int(torch.randint(0, side, (), generator=generator)) for side in (*size, *size))
     m[:, top : top + height + 1, left : left + wide + 1] = 0.5
-    ramp, inside = rise(m, width), depth(m > 0)
+    ramp, inside = Region(m).rise(width), depth(m > 0)
     assert (ramp <= 1).all() and ((ramp > 0) == (m > 0)).all()
     assert (ramp >= feather_inside((m > 0).float(), width)).all(), "no further in than the width"
     if torch.isfinite(inside).all():

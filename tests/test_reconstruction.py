@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from blended_latent_diffusion.bld import reconstruction
-from blended_latent_diffusion.bld.edges import depth, nearby
+from blended_latent_diffusion.bld import edges, reconstruction
+from blended_latent_diffusion.bld.edges import Region, depth
 from blended_latent_diffusion.bld.metrics import background_psnr, seam
+from blended_latent_diffusion.bld.reconstruction.decoder import Work
 from blended_latent_diffusion.bld.reconstruction.objective import objective
 from blended_latent_diffusion.bridge.vae import fit, plan
 from blended_latent_diffusion.bridge.vae.copies import copy_in_float32, load_for_training, trainable_copy
 from blended_latent_diffusion.bridge.vae.pixels import decode_of
+from blended_latent_diffusion.bridge.vae.tails import tail_of
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 from conftest import Edit
 
@@ -27,6 +29,7 @@ FIT = {"iterations": 20, "learning_rate": 1e-3, "background_weight": 100.0}
 DECODER = {"method": "decoder weights", **FIT, "surroundings": 12, "background_target": 100.0, "memory_budget": 0.0}
 LATENT = {"method": "latent", **FIT, "learning_rate": 0.05}
 PASTE = {"method": "paste", "feather": 0}
+WHOLE = Work(1 << 20)
 AUTO = {"method": "auto", "target_background": 40.0, "target_seam": 255.0, "memory_budget": 0.0}
 
 
@@ -53,7 +56,7 @@ def tuned(edit: Edit) -> tuple:
 
 def ring(edit: Edit) -> Tensor:
     """The unmasked pixels that the decoder is tuned on."""
-    return ((nearby(edit.mask, DECODER["surroundings"]) > 0)[:, 0] & (edit.mask == 0))[..., None].expand_as(edit.image)
+    return ((Region(edit.mask).nearby(DECODER["surroundings"]) > 0) & (edit.mask == 0))[..., None].expand_as(edit.image)
 
 
 def fingerprint(vae) -> str:
@@ -87,7 +90,7 @@ def test_the_latents_of_a_batch_are_tuned_as_alone_one_at_a_time(edit):
 
         z, x, m = (t.clone().to(copy.device) for t in (z, x, m))
         cases = [(z, x, m), *zip(z.split(1), x.split(1), m.split(1), strict=True)]
-        batch, *alone = (reconstruction.tune_latent(decode, *case, settings, lambda step: None)[0] for case in cases)
+        batch, *alone = (reconstruction.tune_latent(decode, tail_of(copy), *case, settings, WHOLE, lambda step: None)[0] for case in cases)
     assert set(sizes) == {1}
     assert (batch - torch.cat(alone)).abs().max() < 1e-3
 
@@ -298,7 +301,7 @@ def test_a_crash_inside_backward_leaves_the_vae_alone(edit, plain, method, monke
         return copy
 
     monkeypatch.setattr(fit, "trainable_copy", copied)
-    monkeypatch.setattr(fit, "make_plans", plans_without_a_step(monkeypatch))
+    monkeypatch.setattr(fit, "decoder_costs", costs_without_a_step(monkeypatch))
     with pytest.raises(Crash):
         reconstruct(edit, method)
     assert fingerprint(edit.vae) == before
@@ -306,16 +309,16 @@ def test_a_crash_inside_backward_leaves_the_vae_alone(edit, plain, method, monke
         assert torch.equal(edit.vae.decode(edit.latent["samples"]), plain)
 
 
-def plans_without_a_step(monkeypatch: pytest.MonkeyPatch):
-    """The plans, without the backward pass that measures memory."""
-    real = fit.make_plans
+def costs_without_a_step(monkeypatch: pytest.MonkeyPatch):
+    """The costs, without the backward pass that measures memory."""
+    real = fit.decoder_costs
 
-    def plans(*arguments):
+    def costs(*arguments):
         with monkeypatch.context() as patch:
             patch.setattr(plan, "step_bytes", lambda *_: 1)
             return real(*arguments)
 
-    return plans
+    return costs
 
 
 def test_when_memory_runs_out_it_starts_again_with_less_and_says_so(edit, monkeypatch):
@@ -343,16 +346,86 @@ def test_auto_tunes_with_the_defaults_that_the_node_shows():
     assert taken | {"method": "decoder weights"} == shown
 
 
-def test_a_small_budget_is_kept_by_computing_more(edit, tuned):
+@pytest.mark.parametrize("method", [DECODER, LATENT | {"iterations": 5}], ids=["decoder", "latent"])
+def test_a_small_budget_is_kept_by_computing_more(edit, method):
     """The result is the same."""
+    tuned = reconstruct(edit, method)
     freely = float(re.search(r"at most ([\d.]+) GiB", tuned[2])[1])
-    with pytest.raises(ValueError, match="memory_budget is 0.01 GiB, but this mask needs at least 0") as refusal:
-        reconstruct(edit, DECODER | {"memory_budget": 0.01})
+    with pytest.raises(ValueError, match="memory_budget is 0.01 GiB, but this edit needs at least 0") as refusal:
+        reconstruct(edit, method | {"memory_budget": 0.01})
     least = float(re.search(r"at least ([\d.]+)", str(refusal.value))[1]) + 0.005
-    image, _, report = reconstruct(edit, DECODER | {"memory_budget": least})
+    image, _, report = reconstruct(edit, method | {"memory_budget": least})
     needed = float(re.search(r"at most ([\d.]+) GiB", report)[1])
     assert needed <= least < freely and "with activations computed twice to save memory" in report
     assert (image - tuned[0]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("work", [Work(64), Work(64, thrifty=True), Work(1 << 20, thrifty=True)], ids=["tiles", "tiles, computed twice", "computed twice"])
+def test_a_latent_in_tiles_comes_out_as_in_one_piece(edit, work):
+    settings = reconstruction.Settings(iterations=5, lr=0.05)
+    with torch.inference_mode(False), torch.enable_grad():
+        copy = trainable_copy(edit.vae)
+        load_for_training(copy, 0)
+        z, x, m = (t.clone().to(copy.device) for t in (edit.latent["samples"], edit.image.movedim(-1, 1) * 2 - 1, edit.mask[:, None]))
+        whole, tiled = (
+            reconstruction.tune_latent(decode_of(copy), tail_of(copy), z, x, m, settings, one, lambda step: None) for one in (WHOLE, work)
+        )
+    assert (whole[0] - tiled[0]).abs().mean() < 2e-3 < 0.1 * (whole[1] - z).abs().mean()
+    assert tiled[2].best == pytest.approx(whole[2].best, rel=1e-2)
+
+
+@pytest.fixture
+def reserved(monkeypatch) -> list[float]:
+    """How many bytes each load asks to be free."""
+    asked, load = [], comfy.model_management.load_models_gpu
+
+    def watched(models, memory_required=0, **options):
+        asked.append(memory_required)
+        load(models, memory_required=memory_required, **options)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", watched)
+    return asked
+
+
+@pytest.mark.parametrize("method", [DECODER, LATENT], ids=["decoder", "latent"])
+@pytest.mark.parametrize("short", ["of memory", "by a budget"])
+def test_no_more_is_reserved_than_the_chosen_plan_needs(edit, method, short, reserved, monkeypatch):
+    """So that other models stay where a smaller plan fits beside them."""
+    method = method | {"iterations": 1}
+    loaded, most = 4 * sum(weight.numel() for weight in edit.vae.first_stage_model.parameters()), max(asked_by(edit, method, reserved))
+    least = float(re.search(r"at least ([\d.]+)", refusal(edit, method))[1]) * 2**30
+    free = (least + most + loaded) / 2
+    if short == "of memory":
+        monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: free)
+    else:
+        method = method | {"memory_budget": round(free / 2**30, 2)}
+    assert 0 < max(asked_by(edit, method, reserved)) < free < most + loaded
+
+
+def asked_by(edit: Edit, method: dict, reserved: list[float]) -> list[float]:
+    """What a fit asks for."""
+    reserved.clear()
+    reconstruct(edit, method)
+    return reserved
+
+
+def refusal(edit: Edit, method: dict) -> str:
+    """What a budget that is far too small gets."""
+    with pytest.raises(ValueError) as error:
+        reconstruct(edit, method | {"memory_budget": 0.01})
+    return str(error.value)
+
+
+def test_the_distances_to_a_masks_edge_are_computed_once(edit, monkeypatch):
+    transformed, real = [], edges.distance_transform_edt
+
+    def transform(region):
+        transformed.append(region.tobytes())
+        return real(region)
+
+    monkeypatch.setattr(edges, "distance_transform_edt", transform)
+    reconstruct(edit, DECODER | {"iterations": 1})
+    assert len(transformed) == len(set(transformed)) == 2, "inside the mask, and around it"
 
 
 def test_a_budget_holds_within_a_tenth():

@@ -84,6 +84,7 @@ def test_success_leaves_it_alone_and_the_tuned_copy_is_of_its_kind(method, dtype
     if method == "decoder weights":
         assert tuned is not watched.vae and tuned.vae_dtype == dtype and tuned.device == watched.vae.device
         assert {p.dtype for p in tuned.first_stage_model.parameters()} == {dtype}
+        assert tuned.patcher.loaded_size() == tuned.patcher.model_size() == tuned.model_size() == management.module_size(watched.vae.first_stage_model)
         assert fingerprint(tuned) != watched.print and not torch.equal(drawn(tuned), watched.picture)
     watched.check()
 

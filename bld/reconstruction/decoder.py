@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..edges import nearby, rise
 from .crop import Tile, tiles_over
 from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
 from .tail import Statistics, Tail, enter, h_of, held
@@ -51,19 +50,19 @@ class Part:
 
 
 def look_at(
-    decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, z_init: Tensor | None, x: Tensor, m: Tensor, ring: int, feather: int, size: int
+    decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, z_init: Tensor | None, x: Tensor, m: Tensor, near: Tensor, share: Tensor, size: int
 ) -> tuple[Tensor, list[Part]]:
     """Decodes every candidate once, and keeps what the fit needs.
 
     decode: D, (1, C, ..., h, w) -> (1, 3, H, W) in -1..1. z: (B, C, ..., h, w), the sampled z_0, never one encoded from a picture.
     z_init: (B or 1, C, ..., h, w), the source's latent; None for what the decoder draws unblended.
-    x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. ring: pixels around the mask.
-    feather: pixels inside the mask over which the edit comes in, see `rise`. size: of a tile, in pixels.
+    x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. near: of the same shape, 1 in the mask and the ring around, else 0.
+    share: of the same shape, how much of the edit comes in, see `Region.rise`. size: of a tile, in pixels.
 
     Returns: the edit as decoded, (B, 3, H, W); the parts, none for a mask that is 0 everywhere. Their h, and the x_hat that they ask
     for inside the mask, rise from the source's to the edit's. To them any m > 0 is the mask: a soft one is for mixing the pixels.
     """
-    inside, near, share = (m > 0).to(m)[:, None], nearby(m, ring), rise(m, feather)[:, None]
+    inside, near, share = (t[:, None] for t in ((m > 0).to(m), near, share))
     pictures, found, outside = [], [], None
     for i in range(len(z)):
         picture, h, statistics = enter(decode, tail, z[i : i + 1])

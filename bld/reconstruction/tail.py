@@ -101,7 +101,7 @@ class Reached(Exception):
 
 
 def h_of(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> Tensor:
-    """What the tail gets when one latent is decoded; the tail itself does not run."""
+    """What the tail gets when one latent is decoded; the tail itself does not run. Where gradients are on, h carries them back to z."""
     entered: list[Tensor] = []
 
     def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -110,7 +110,7 @@ def h_of(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> Tensor:
 
     hook = tail.entrance.register_forward_pre_hook(stop)
     try:
-        with torch.no_grad(), suppress(Reached):
+        with suppress(Reached):
             decode(z)
     finally:
         hook.remove()

@@ -59,7 +59,9 @@ def share_untuned(tuned: comfy.sd.VAE, vae: comfy.sd.VAE, own: nn.Module) -> Non
 
 
 def give_back(tuned: comfy.sd.VAE, vae: comfy.sd.VAE) -> None:
-    """Ends the training: the copy becomes as large and as fast as the user's VAE again."""
+    """Ends the training: the copy becomes as large and as fast as the user's VAE again, and ComfyUI counts it as that."""
+    tuned.patcher.detach()
     tuned.first_stage_model.to(vae.vae_dtype)
     tuned.vae_dtype = vae.vae_dtype
     forget_size(tuned)
+    load_for_training(tuned, 0)

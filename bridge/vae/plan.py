@@ -1,22 +1,24 @@
-"""How much memory a fit of the decoder needs, and how to cut it to the memory there is. Known before the first step."""
+"""How much memory a fit needs, and how to cut it to the memory there is. Known before the first step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import comfy.model_management
 import comfy.sd
 import torch
 from torch import Tensor
 
-from ...bld.edges import nearby
 from ...bld.reconstruction.crop import Box, span
 from ...bld.reconstruction.decoder import Work
 from ...bld.reconstruction.memory import peak_bytes
 from ...bld.reconstruction.objective import trainable
-from ...bld.reconstruction.tail import Tail, enter
+from ...bld.reconstruction.tail import Tail, enter, h_of
+from ..comfy_internals import out_of_memory
+from .copies import load_for_training
 from .pixels import decode_of, latents_of
 
 GIB = 1 << 30
@@ -29,10 +31,13 @@ RUNTIME = 256 << 20
 # Pixels per side, from the fastest to the smallest.
 TILES = 1 << 20, 1024, 512, 256, 128, 64
 
+T = TypeVar("T")
+Size = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The latent cells that are decoded, and how the fit is cut. `bytes` is the most that this takes."""
+    """The latent cells that are decoded, and how the fit is cut. `bytes` is the most that this takes, the copy of the VAE included."""
 
     view: Box
     whole: bool
@@ -52,45 +57,104 @@ class Cost:
         return self.fixed + self.pixel * pixels
 
 
-def make_plans(copy: comfy.sd.VAE, tail: Tail, z: Tensor, m: Tensor, ring: int) -> list[Plan]:
-    """The ways to run the fit, fastest first. Each takes less memory than the one before."""
-    scale = m.shape[-1] // z.shape[-1]
-    frame = tuple(slice(0, side) for side in z.shape[-2:])
-    near = box_of(nearby(m, ring).amax((0, 1)) > 0, scale)
-    around = tuple(slice(max(0, s.start - CONTEXT), min(side, s.stop + CONTEXT)) for s, side in zip(near, z.shape[-2:], strict=True))
-    dtype = torch.bfloat16 if has_bfloat16(copy.device) else torch.float32
-    small = [probe(copy, tail, z, side) for side in PROBES]
-    cost = partial(line, [one.pixels for one in small])
-    whole = cost([one.bytes for one in small])
-    steps = {thrifty: cost([step_bytes(tail, one.h, Work(0, thrifty, dtype)) for one in small]) for thrifty in (False, True)}
-    stored = small[-1].h.nbytes / small[-1].pixels
-    theta = sum(p.nbytes for p in tail.modules.parameters())
-    base = RUNTIME + copy.model_size() + 4 * theta
-    plans: list[Plan] = []
-    for view in (frame, around):
-        pixels = scale**2 * area(view)
-        # For each candidate; and the tail's input for one source.
-        pictures = len(z) * (4 * 12 * pixels + (stored + 5 * 12) * scale**2 * area(near)) + stored * pixels
+@dataclass(frozen=True)
+class Costs:
+    """What a fit of one VAE takes, measured on small latents.
+
+    Attributes:
+        scale: pixels a side of a latent cell.
+        dtype: what a step computes in.
+        base: bytes at any size. stored: of the tail's input, for each pixel of the picture.
+        whole: what is done once with the whole picture. steps: a step of the fit on part of it, thrifty or not.
+    """
+
+    scale: int
+    dtype: torch.dtype
+    base: int
+    stored: float
+    whole: Cost
+    steps: dict[bool, Cost]
+
+    def cuts(self, tail: Tail, frame: Size, box: Box) -> Iterator[tuple[Work, float]]:
+        """The ways to cut the steps for what lies in a box of latent cells of the frame, and the bytes of a step."""
         for tile in TILES:
-            sides = [min(tile, scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in near]
-            seen = min(sides[0], scale * z.shape[-2]) * min(sides[1], scale * z.shape[-1])
-            for thrifty in (False, True):
-                needed = base + pictures + max(whole.of(pixels), steps[thrifty].of(seen))
-                plan = Plan(view, view == frame, Work(tile, thrifty, dtype), int(needed))
-                if not plans or plan.bytes < plans[-1].bytes:
-                    plans.append(plan)
-    return plans
+            sides = (min(tile, self.scale * (s.stop - s.start)) + 2 * tail.needs[0] * tail.scale for s in box)
+            height, width = (min(side, self.scale * cells) for side, cells in zip(sides, frame, strict=True))
+            for thrifty, step in self.steps.items():
+                yield Work(tile, thrifty, self.dtype), step.of(height * width)
+
+
+def decoder_plans(costs: Costs, tail: Tail, z: Tensor, near: Tensor) -> list[Plan]:
+    """The ways to fit the decoder to what is near the mask, (B or 1, H, W), fastest first. Each takes less memory than the one before."""
+    box, frame, square = box_of(near.amax(0) > 0, costs.scale), tuple(z.shape[-2:]), costs.scale**2
+    around = tuple(slice(max(0, s.start - CONTEXT), min(side, s.stop + CONTEXT)) for s, side in zip(box, frame, strict=True))
+    plans = []
+    for view in (whole_of(frame), around):
+        pixels = square * area(view)
+        # For each candidate; and the tail's input for one source.
+        pictures = len(z) * (4 * 12 * pixels + (costs.stored + 5 * 12) * square * area(box)) + costs.stored * pixels
+        for work, step in costs.cuts(tail, frame, box):
+            plans.append(Plan(view, view == whole_of(frame), work, int(costs.base + pictures + max(costs.whole.of(pixels), step))))
+    return ever_smaller(plans)
+
+
+def latent_plans(costs: Costs, tail: Tail, z: Tensor) -> list[Plan]:
+    """The ways to fit the latents, each to the whole picture, fastest first. Each takes less memory than the one before."""
+    frame = tuple(z.shape[-2:])
+    pixels = costs.scale**2 * area(whole_of(frame))
+    # For each candidate; and the tail's input for one, with its gradient twice, since each tile adds its own.
+    pictures = len(z) * 5 * 12 * pixels + 3 * costs.stored * pixels
+    cuts = costs.cuts(tail, frame, whole_of(frame))
+    return ever_smaller(Plan(whole_of(frame), True, work, int(costs.base + pictures + max(costs.whole.of(pixels), step))) for work, step in cuts)
+
+
+def ever_smaller(plans: Iterable[Plan]) -> list[Plan]:
+    """The plans that take less memory than all before."""
+    kept: list[Plan] = []
+    for plan in plans:
+        if not kept or plan.bytes < kept[-1].bytes:
+            kept.append(plan)
+    return kept
+
+
+def reserved(copy: comfy.sd.VAE, plans: list[Plan], memory_budget: float) -> list[Plan]:
+    """The plans that fit, and room for the first of them on the copy's device. Other models are unloaded only if the smallest plan needs that."""
+    loaded = copy.model_size()
+    fitting = affordable(plans, memory_budget, comfy.model_management.get_free_memory(copy.device) + loaded)
+    load_for_training(copy, fitting[0].bytes - loaded)
+    return fitting
 
 
 def affordable(plans: list[Plan], memory_budget: float, free: float) -> list[Plan]:
-    """The plans that fit into the budget in GiB, or into nine tenths of the free bytes if it is 0; in that case at least the last one.
+    """The plans that fit into the budget in GiB, if it is not 0, and into nine tenths of the free bytes; at least the smallest.
 
     Raises ValueError if a budget allows none.
     """
-    fitting = [plan for plan in plans if plan.bytes <= (memory_budget * GIB or 0.9 * free)]
-    if not fitting and memory_budget > 0:
-        raise ValueError(f"memory_budget is {memory_budget:g} GiB, but this mask needs at least {plans[-1].bytes / GIB:.2f}: raise it, or use 0 for no limit.")
-    return fitting or plans[-1:]
+    allowed = [plan for plan in plans if memory_budget == 0 or plan.bytes <= memory_budget * GIB]
+    if not allowed:
+        raise ValueError(f"memory_budget is {memory_budget:g} GiB, but this edit needs at least {plans[-1].bytes / GIB:.2f}: raise it, or use 0 for no limit.")
+    return [plan for plan in allowed if plan.bytes <= 0.9 * free] or allowed[-1:]
+
+
+def first_that_fits(plans: Sequence[Plan], attempt: Callable[[Plan], T], undo: Callable[[], None] = lambda: None) -> tuple[T, Plan, list[str]]:
+    """What an attempt gives with the first plan that memory suffices for, that plan, and remarks. `undo` takes back a failed attempt."""
+    remarks: list[str] = []
+    for number, plan in enumerate(plans):
+        try:
+            return attempt(plan), plan, remarks
+        except Exception as error:
+            if not out_of_memory(error) or number == len(plans) - 1:
+                raise
+            remarks = ["Memory ran out, so the fit started again with a plan that needs less."]
+        # Outside the handler, which holds on to everything that the failed attempt made.
+        undo()
+        comfy.model_management.soft_empty_cache()
+    raise ValueError("There is no plan to try.")
+
+
+def whole_of(frame: Size) -> Box:
+    """The box that is the whole frame."""
+    return tuple(slice(0, side) for side in frame)
 
 
 def box_of(wanted: Tensor, scale: int) -> Box:
@@ -103,26 +167,56 @@ def area(box: Box) -> int:
     return (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A small picture, decoded and encoded to measure the memory. h: the tail's input for it. bytes: the peak of both."""
+def decoder_costs(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
+    """Of a fit of the decoder for latents like z. Each is decoded and its source encoded once; a step trains the tail."""
 
-    pixels: int
-    h: Tensor
-    bytes: int
+    def once(small: Tensor) -> tuple[Tensor, Tensor]:
+        picture, h, _ = enter(decode_of(copy), tail, small)
+        latents_of(copy, picture)
+        return picture, h
+
+    theta = list(tail.modules.parameters())
+    return measured(copy, tail, z, once, lambda h: theta, 4 * sum(p.nbytes for p in theta))
 
 
-def probe(copy: comfy.sd.VAE, tail: Tail, z: Tensor, side: int) -> Probe:
-    """The probe for a latent like z with `side` cells per side."""
-    small, entered = z.new_zeros(1, *z.shape[1:-2], side, side, device=copy.device), []
+def latent_costs(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
+    """Of a fit of latents like z. What leads up to the tail carries gradients for the whole picture; a step trains the tail's input."""
 
-    def there_and_back() -> None:
-        entered.extend(enter(decode_of(copy), tail, small))
-        latents_of(copy, entered[0])
+    def once(small: Tensor) -> tuple[Tensor, Tensor]:
+        picture, h, _ = enter(decode_of(copy), tail, small)
+        with trainable([small]), Work(0, dtype=computing_dtype(copy)).autocast(small.device):
+            h_of(decode_of(copy), tail, small).float().square().mean().backward()
+        return picture, h
 
-    most = peak_bytes(there_and_back)
-    picture, h, _ = entered
-    return Probe(picture.shape[-1] * picture.shape[-2], h, most)
+    return measured(copy, tail, z, once, lambda h: [h], 0)
+
+
+def measured(
+    copy: comfy.sd.VAE, tail: Tail, z: Tensor, once: Callable[[Tensor], tuple[Tensor, Tensor]], trained: Callable[[Tensor], list[Tensor]], extra: int
+) -> Costs:
+    """The costs of a fit.
+
+    once: what happens to a whole picture; from a latent to its picture and the tail's input. trained: what a step needs gradients on,
+    from the tail's input. extra: bytes that the optimiser holds.
+    """
+    dtype, pixels, wholes, inputs, cells = computing_dtype(copy), [], [], [], 0
+    for cells in PROBES:
+        small, seen = z.new_zeros(1, *z.shape[1:-2], cells, cells, device=copy.device), []
+        wholes.append(peak_bytes(lambda small=small, seen=seen: seen.extend(once(small))))
+        pixels.append(seen[0].shape[-1] * seen[0].shape[-2])
+        inputs.append(seen[1])
+    steps = {
+        thrifty: line(pixels, [step_bytes(tail, h, Work(0, thrifty, dtype), trained(h)) for h in inputs])
+        for thrifty in (False, True)
+    }
+    return Costs(
+        scale=round((pixels[-1] / cells**2) ** 0.5),
+        dtype=dtype,
+        base=RUNTIME + copy.model_size() + extra,
+        stored=inputs[-1].nbytes / pixels[-1],
+        whole=line(pixels, wholes),
+        steps=steps,
+    )
 
 
 def line(pixels: Sequence[int], peaks: Sequence[int]) -> Cost:
@@ -131,9 +225,9 @@ def line(pixels: Sequence[int], peaks: Sequence[int]) -> Cost:
     return Cost(max(0.0, peaks[1] - slope * pixels[1]), slope)
 
 
-def step_bytes(tail: Tail, h: Tensor, work: Work) -> int:
+def step_bytes(tail: Tail, h: Tensor, work: Work, trained: list[Tensor]) -> int:
     """The peak memory of one step of the fit, with its gradients."""
-    with trainable(tail.modules.parameters()):
+    with trainable(trained):
         return peak_bytes(partial(forward_and_backward, tail, h, work))
 
 
@@ -144,8 +238,13 @@ def forward_and_backward(tail: Tail, h: Tensor, work: Work) -> None:
     y.float().square().mean().backward()
 
 
+def computing_dtype(vae: comfy.sd.VAE) -> torch.dtype:
+    """What the device computes a step fastest in. ComfyUI says no to bfloat16 on every CPU, even on those that are faster with it."""
+    return torch.bfloat16 if has_bfloat16(vae.device) else torch.float32
+
+
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes faster in bfloat16 than in float32. ComfyUI says no to every CPU, even to those that do."""
+    """Whether the device computes faster in bfloat16 than in float32."""
     if comfy.model_management.is_device_cpu(device):
         found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         return bool(found.get("amx_bf16") or found.get("avx512_bf16"))

@@ -12,7 +12,8 @@ import comfy.sd
 from torch import Tensor
 
 from ...bld import masks, reconstruction
-from ...bld.metrics import background_psnr, ring_psnr
+from ...bld.edges import Region
+from ...bld.metrics import background_psnr
 from ..checks import as_image_samples, as_mask, as_picture, check_batch
 from ..older_comfyui import picture_dtype
 from .fit import Fit, fit_decoder, fit_latent
@@ -44,15 +45,16 @@ def reconstruct(
 
     source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
     plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
-    fit = METHODS[method](z, vae, source, m, plain, settings, node_id)
-    report = f"{method}: background {compared(background_psnr, fit, source, m)}."
-    near = f"Within {BAND} pixels of the mask: {compared(functools.partial(ring_psnr, width=BAND), fit, source, m)}."
+    region = Region(m)
+    fit = METHODS[method](z, vae, source, region, plain, settings, node_id)
+    report = f"{method}: background {compared(fit, source, m)}."
+    near = f"Within {BAND} pixels of the mask: {compared(fit, source, 1 - region.nearby(BAND) * (m == 0))}."
     return fit.picture.movedim(1, -1), fit.vae, "\n".join([report, near, *fit.remarks])
 
 
-def compared(measure: Callable[[Tensor, Tensor, Tensor], float], fit: Fit, source: Tensor, m: Tensor) -> str:
-    """A measure in dB of the pictures, and of the plain decode if there is one: a large picture may never be decoded whole."""
-    now, *before = (measure(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, fit.plain) if p is not None)
+def compared(fit: Fit, source: Tensor, m: Tensor) -> str:
+    """How close the pictures are to the source where m = 0, and the plain decode if there is one: a large picture may never be decoded whole."""
+    now, *before = (background_psnr(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, fit.plain) if p is not None)
     return f"{now:.2f} dB" + "".join(f" ({db:.2f} dB in the plain decode)" for db in before)
 
 
@@ -93,31 +95,31 @@ def beside(z: Tensor, ratio: int, image: Tensor, mask: Tensor) -> tuple[Tensor, 
     return source, m
 
 
-def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `fit_decoder`."""
-    return fit_decoder(z, vae, source, m, **settings, node_id=node_id)
+    return fit_decoder(z, vae, source, region, **settings, node_id=node_id)
 
 
-def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """See `fit_latent`."""
-    return replace(fit_latent(z, vae, source, m, **settings, node_id=node_id), plain=plain())
+    return replace(fit_latent(z, vae, source, region, **settings, node_id=node_id), plain=plain())
 
 
-def in_pixels(method: str, z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def in_pixels(method: str, z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """A method of `reconstruction.IN_PIXELS`."""
     stop = comfy.model_management.throw_exception_if_processing_interrupted
-    picture, remarks = reconstruction.IN_PIXELS[method](plain(), source, m, stop, **settings)
+    picture, remarks = reconstruction.IN_PIXELS[method](plain(), source, region.m, stop, **settings)
     return Fit(picture, vae, remarks, plain())
 
 
-def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
     """The cheapest method that meets the targets, or else the one whose seam shows least. Leaves out what this VAE does not allow."""
     fits: dict[str, Fit] = {}
     left_out = why_not_tuned(vae)
 
     def trial(method: str, options: dict) -> tuple[str, Callable[[], Tensor]]:
         def make() -> Tensor:
-            fits[method] = METHODS[method](z, vae, source, m, plain, options, node_id)
+            fits[method] = METHODS[method](z, vae, source, region, plain, options, node_id)
             return fits[method].picture
 
         return method, make
@@ -125,7 +127,7 @@ def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, plain: Plai
     methods = [trial(method, {}) for method in reconstruction.IN_PIXELS]
     if left_out is None:
         methods.append(trial(DECODER, {"memory_budget": settings["memory_budget"]}))
-    trials = reconstruction.cheapest(methods, source, m, settings["target_background"], settings["target_seam"])
+    trials = reconstruction.cheapest(methods, source, region.m, settings["target_background"], settings["target_seam"])
     best = reconstruction.best_of(trials)
     tried = [f"Tried {one.method}: background {one.background:.2f} dB, seam {level(one.seam)}." for one in trials]
     why = "the first method that meets both targets" if best.met else "no method meets both targets, and its seam shows least"
