@@ -203,7 +203,7 @@ def test_pixel_blend_goes_with_a_schedule_and_a_batch_of_sources(edit):
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"pixels": torch.zeros(1, 64, 128, 3)}, "pixels are 128x64, but the latent is of a picture of 128x128"),
+        ({"pixels": torch.zeros(1, 64, 128, 3)}, "pixels are 128x64, but latent_image comes from a picture of 128x128"),
         ({"pixels": torch.zeros(2, 128, 128, 3)}, "pixels has 2 in its batch, but latent_image has 1"),
         ({"mask": None}, "which needs a mask: connect it"),
     ],
