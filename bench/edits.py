@@ -55,8 +55,9 @@ def by_the_host(model: Any, batch: Batch) -> torch.Tensor:
     import comfy.sample
 
     from blended_latent_diffusion.bld.blending import NoiseDraws
+    from blended_latent_diffusion.bld.seeds import candidate_seed
 
-    noise = NoiseDraws([batch.seed + i for i in range(len(batch.z))], tuple(batch.z.shape[1:])).draw()
+    noise = NoiseDraws([candidate_seed(batch.seed, 0, source) for source in range(len(batch.z))], tuple(batch.z.shape[1:])).draw()
     return comfy.sample.sample(model, noise, sampling.STEPS, sampling.CFG, sampling.SAMPLER, sampling.SCHEDULER, batch.positive,
                                batch.negative, batch.z, noise_mask=batch.masks[:, None], disable_pbar=True, seed=batch.seed)
 

@@ -152,8 +152,8 @@ def blended_latent_ksampler(studio: Studio) -> Image.Image:
     """Source, mask and candidates of one prompt."""
     prompt = studio.example("blended_latent_edit")
     made = studio.run(prompt, **source_and_mask(prompt), candidates=[the(prompt, "VAEDecode"), 0])
-    seed, (source,), (mask,) = inputs(prompt, "BlendedLatentKSampler")["seed"], made["source"], made["mask"]
-    panels = [Panel(f"candidate {index}, seed {seed + index}", image) for index, image in enumerate(made["candidates"][:6])]
+    (source,), (mask,) = made["source"], made["mask"]
+    panels = [Panel(f"candidate {index}", image) for index, image in enumerate(made["candidates"][:6])]
     return sheet([Panel("source", source), Panel("mask", painted(source, mask)), *panels], 4, 190)
 
 

@@ -7,9 +7,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..bld.schedule import MaskSchedule
+from ..bld.seeds import MAX_CANDIDATES, MAX_SEED
 from ..bridge.older_comfyui import schema
 from ..bridge.sampling.pruning import Pruning
-from ..bridge.sampling.sampler import MAX_SEED, sample_candidates
+from ..bridge.sampling.sampler import sample_candidates
+from ..bridge.sampling.seeds import seeds_of
 from ..bridge.types import CATEGORY, MaskScheduleType, PruningType
 
 EVERY_STEP, FIXED = "every step", "fixed"
@@ -33,7 +35,8 @@ class BlendedLatentKSampler(io.ComfyNode):
                     min=0,
                     max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="The seed of the first candidate. The next candidates use seed + 1, seed + 2 and so on.",
+                    tooltip="The seed of the first candidate. The seeds of the others are derived from it, so neighboring seeds never draw the same candidate. "
+                    "The output seeds lists them all.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=10000, tooltip="How many denoising steps to run. The paper uses 50; fewer are faster."),
                 io.Float.Input(
@@ -78,7 +81,7 @@ class BlendedLatentKSampler(io.ComfyNode):
                     "candidates",
                     default=1,
                     min=1,
-                    max=256,
+                    max=MAX_CANDIDATES,
                     tooltip="How many versions to draw of each source picture. Draw several and let CLIP Rank Batch pick the best. The paper draws 24.",
                 ),
                 io.Mask.Input(
@@ -141,7 +144,12 @@ class BlendedLatentKSampler(io.ComfyNode):
                 io.Latent.Output(
                     display_name="latent",
                     tooltip="The edited latents, one per candidate, with the final mask as their noise mask. With pruning, only the candidates that were kept.",
-                )
+                ),
+                io.Int.Output(
+                    display_name="seeds",
+                    is_output_list=True,
+                    tooltip="The seed of each candidate, as a list. Set a candidate's seed as seed, with candidates at 1, to draw the same picture alone.",
+                ),
             ],
         )
 
@@ -169,27 +177,26 @@ class BlendedLatentKSampler(io.ComfyNode):
         pixels: Tensor | None = None,
         pruning: Pruning | None = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            sample_candidates(
-                model,
-                seed,
-                steps,
-                cfg,
-                sampler_name,
-                scheduler,
-                positive,
-                negative,
-                latent_image,
-                denoise,
-                candidates,
-                mask,
-                mask_schedule,
-                background_noise == EVERY_STEP,
-                chunk_size,
-                resample_steps,
-                pixel_blend,
-                vae,
-                pixels,
-                pruning,
-            )
+        latent = sample_candidates(
+            model,
+            seed,
+            steps,
+            cfg,
+            sampler_name,
+            scheduler,
+            positive,
+            negative,
+            latent_image,
+            denoise,
+            candidates,
+            mask,
+            mask_schedule,
+            background_noise == EVERY_STEP,
+            chunk_size,
+            resample_steps,
+            pixel_blend,
+            vae,
+            pixels,
+            pruning,
         )
+        return io.NodeOutput(latent, seeds_of(latent))

@@ -14,6 +14,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 
 from blended_latent_diffusion.bld import ranking
+from blended_latent_diffusion.bridge.sampling.seeds import seeds_of, with_seeds
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
 from conftest import ROOT
@@ -84,12 +85,14 @@ def test_scores_are_what_open_clips_own_preprocessing_gives(clip, edit, images, 
 def test_everything_returned_is_in_step(clip, edit, images):
     samples = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 16, 16)
     latents = {"samples": samples, "noise_mask": samples[:, :1] / 10, "batch_index": [10, 11, 12, 13, 14]}
+    latents = with_seeds(latents, list(range(100, 105)))
     (best,), (kept,), scores, order, report = rank(clip, images, edit.mask, top_k=3, latents=latents)
     assert len(order) == len(scores) == len(best) == len(kept["samples"]) == 3
     assert torch.equal(best, images[order])
     assert kept["samples"][:, 0, 0, 0].tolist() == order
     assert torch.allclose(kept["noise_mask"][:, 0, 0, 0] * 10, torch.tensor(order, dtype=torch.float))
     assert kept["batch_index"] == [10 + index for index in order]
+    assert seeds_of(kept) == [100 + index for index in order]
     assert report.count("\n") == 4, "the report names all five"
     assert latents["samples"].shape[0] == 5, "the latents passed in are untouched"
 

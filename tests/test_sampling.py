@@ -11,10 +11,12 @@ import comfy.samplers
 import nodes as host_nodes
 import pytest
 import torch
+from comfy_extras.nodes_post_processing import BatchLatentsNode
 from torch import Tensor
 
 from blended_latent_diffusion.bridge.sampling import candidates
 from blended_latent_diffusion.bridge.sampling import sampler as sampler_room
+from blended_latent_diffusion.bridge.sampling.seeds import seeds_of
 from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
@@ -33,9 +35,14 @@ def inference() -> Iterator[None]:
         yield
 
 
-def sample(edit: Edit, steps: int = 6, sampler: str = "ddim", scheduler: str = "ddim_uniform", **options) -> dict:
+def draw(edit: Edit, steps: int = 6, sampler: str = "ddim", scheduler: str = "ddim_uniform", **options) -> tuple[dict, list[int]]:
+    """The candidates and their seeds."""
     given = {"seed": SEED, "latent_image": edit.latent, "model": edit.model, "positive": edit.positive, "negative": edit.negative} | options
-    return BlendedLatentKSampler.execute(steps=steps, cfg=CFG, sampler_name=sampler, scheduler=scheduler, **given).args[0]
+    return BlendedLatentKSampler.execute(steps=steps, cfg=CFG, sampler_name=sampler, scheduler=scheduler, **given).args
+
+
+def sample(edit: Edit, *args, **options) -> dict:
+    return draw(edit, *args, **options)[0]
 
 
 def apart(edit: Edit, one: Tensor, other: Tensor) -> float:
@@ -240,13 +247,39 @@ def test_fixed_noise_stays(edit):
 
 
 def test_a_candidate_is_the_same_alone_and_in_any_chunk(edit):
-    together = sample(edit, candidates=5, mask=edit.mask)["samples"]
+    latent, seeds = draw(edit, candidates=5, mask=edit.mask)
+    together = latent["samples"]
     chunked = sample(edit, candidates=5, mask=edit.mask, chunk_size=2)["samples"]
-    alone = sample(edit, seed=SEED + 3, mask=edit.mask)["samples"]
+    alone = sample(edit, seed=seeds[3], mask=edit.mask)["samples"]
     assert together.shape[0] == 5
     assert apart(edit, together, chunked) < ROUNDING
     assert apart(edit, together[3:4], alone) < ROUNDING
     assert (together[0] - together[1]).abs().max() > 0.1, "candidates differ"
+
+
+def test_the_seeds_say_how_each_candidate_is_drawn_alone(edit):
+    """Of two sources, too, whatever the number of candidates; and the first seed is the node's."""
+    two = {"samples": torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1)])}
+    latent, seeds = draw(edit, latent_image=two, candidates=3)
+    alone = [
+        sample(edit, latent_image={"samples": two["samples"][row : row + 1]}, seed=seeds[3 * row + i])["samples"] for row in range(2) for i in range(3)
+    ]
+    assert seeds[0] == SEED and len(set(seeds)) == 6
+    assert apart(edit, latent["samples"], torch.cat(alone)) < ROUNDING
+    assert draw(edit, latent_image=two, candidates=2)[1] == seeds[:2] + seeds[3:5]
+
+
+def test_the_seeds_stay_with_their_latents_through_the_hosts_nodes(edit):
+    latent, seeds = draw(edit, 1, candidates=4)
+    (picked,) = host_nodes.LatentFromBatch().frombatch(latent, 1, 2)
+    assert seeds_of(picked) == seeds[1:3]
+    (masked,) = host_nodes.SetLatentNoiseMask().set_mask(picked, edit.mask)
+    assert seeds_of(masked) == seeds[1:3]
+    (repeated,) = host_nodes.RepeatLatentBatch().repeat(picked, 2)
+    assert seeds_of(repeated) == seeds[1:3] * 2
+    (batched,) = BatchLatentsNode.execute({"latent0": picked, "latent1": draw(edit, 1, seed=8, candidates=3)[0]}).args
+    assert seeds_of(batched) == [*seeds[1:3], None, None, None], "the host keeps what it knows of the first alone"
+    assert seeds_of({**latent, "samples": latent["samples"] * 2}) == [None] * 4 and seeds_of(edit.latent) == [None]
 
 
 def test_a_batch_of_prompts_follows_its_sources_into_every_chunk(edit):

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...bld import masks
 from ...bld.blending import NoiseDraws, keep_background
 from ...bld.schedule import MaskSchedule, constant, route
+from ...bld.seeds import candidate_seed
 from ..checks import as_mask, as_samples
 from ..latent_masks import as_schedule, fitted, noise_mask, of_latent, sets_of_frames
 from .candidates import in_chunks, of_rows, that_fit
@@ -20,9 +21,8 @@ from .live import progress
 from .noise import WHOLE_BATCH_SAMPLERS, blending_sampler
 from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
 from .pruning import Pruning, Race, check_conditions
+from .seeds import with_seeds
 from .stages import with_schedule
-
-MAX_SEED = 0xFFFFFFFFFFFFFFFF
 
 
 def sample_candidates(
@@ -52,7 +52,7 @@ def sample_candidates(
     Args: as the inputs of Blended Latent KSampler. fresh_background: whether the background gets new noise at each step.
 
     Returns: a LATENT with the candidates of the first source, then those of the second, ...; background exact, the result's mask as
-    noise_mask, and their numbers as batch_index. Raises ValueError for inputs that do not fit together.
+    noise_mask, their numbers as batch_index, and their seeds (see `seeds`). Raises ValueError for inputs that do not fit together.
     """
     source = comfy.sample.fix_empty_latent_channels(model, as_samples(latent_image, "latent_image"), latent_image.get("downscale_ratio_spacial"))
     picture_mask, schedule = masks_of(latent_image, source, mask, mask_schedule, pixel_blend > 0)
@@ -64,7 +64,7 @@ def sample_candidates(
         check_conditions({"positive": positive, "negative": negative}, source)
 
     rows = [row for row in range(len(source)) for _ in range(candidates)]
-    seeds = [(seed + i) % (MAX_SEED + 1) for i in range(len(rows))]
+    seeds = [candidate_seed(seed, i % candidates, row) for i, row in enumerate(rows)]
     executed = sum(end - start for start, end in route(max(len(sigmas) - 1, 0), resample_steps))
     callback = progress(model, executed, len(rows))
     kept: list[int] = []
@@ -94,7 +94,7 @@ def sample_candidates(
     at_once = 1 if sampler_name in WHOLE_BATCH_SAMPLERS else chunk_size or that_fit(model, source, len(rows))
     samples = in_chunks(len(rows), at_once, candidates if pruning else len(rows), sample)
     of_kept = [rows[i] for i in kept]
-    return finish(latent_image, samples, source[of_kept], schedule and schedule.rows(of_kept), kept)
+    return finish(latent_image, samples, source[of_kept], schedule and schedule.rows(of_kept), kept, [seeds[i] for i in kept])
 
 
 def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSchedule | None, both: bool) -> tuple[Tensor | None, MaskSchedule | None]:
@@ -139,12 +139,12 @@ def patched(model: ModelPatcher, schedule: MaskSchedule | None, blend: PixelBlen
     return with_pixel_blend(model, blend.rows(rows)) if blend is not None else model
 
 
-def finish(latent: dict, samples: Tensor, source: Tensor, schedule: MaskSchedule | None, kept: list[int]) -> dict:
-    """The LATENT to return: background exact, the result's mask as noise_mask, and the candidates' numbers as batch_index."""
+def finish(latent: dict, samples: Tensor, source: Tensor, schedule: MaskSchedule | None, kept: list[int], seeds: list[int]) -> dict:
+    """The LATENT to return: background exact, the result's mask as noise_mask, and the candidates' numbers and seeds."""
     out = {key: value for key, value in latent.items() if key not in ("downscale_ratio_spacial", "downscale_ratio_temporal")}
     out |= {"samples": samples, "batch_index": kept}
     if schedule is not None:
         thin = noise_mask(schedule.thin, samples)
         out["samples"] = keep_background(samples, source.to(samples), thin.to(samples))
         out["noise_mask"] = thin.expand(len(samples), *thin.shape[1:])
-    return out
+    return with_seeds(out, seeds)
