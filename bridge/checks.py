@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# How far beyond 0..1 a mask may reach: bicubic resizing of a hard mask overshoots by up to 0.4453.
+OVERSHOOT = 0.45
+
 
 def as_mask(mask: Tensor, name: str = "mask") -> Tensor:
-    """A MASK as (B, H, W), float32; a bare (H, W) counts as a batch of one.
+    """A MASK as (B, H, W), float32, in 0..1; a bare (H, W) counts as a batch of one. What rounding and resizing put beyond 0..1 is cut.
 
-    Raises ValueError for another rank, an empty side, NaN or values outside 0..1.
+    Raises ValueError for another rank, an empty side, NaN, and values that no resizing makes, such as 0..255 and -1..1.
     """
     if mask.ndim == 2:
         mask = mask[None]
@@ -18,9 +21,9 @@ def as_mask(mask: Tensor, name: str = "mask") -> Tensor:
     mask = mask.float()
     if not torch.isfinite(mask).all():
         raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
-    if mask.min() < 0 or mask.max() > 1:
+    if mask.min() < -OVERSHOOT or mask.max() > 1 + OVERSHOOT:
         raise ValueError(f"{name} has values from {float(mask.min()):.3g} to {float(mask.max()):.3g}, but they must lie between 0 and 1: rescale it.")
-    return mask
+    return mask.clamp(0, 1)
 
 
 def as_samples(latent: dict, name: str = "latent") -> Tensor:
