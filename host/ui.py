@@ -13,6 +13,43 @@ Json = dict[str, Any]
 ITS_OWN = ("/userdata", "/user.css", "graph accessed before initialization")
 
 
+# The nodes of the open graph that cover each other, titles included, as pairs of names.
+OVERLAPS = """() => {
+    const nodes = app.canvas.graph.nodes.map(n => [`${n.title} (${n.id})`, ...n.boundingRect])
+    const apart = (a, b, i) => a[i] + a[i + 2] <= b[i] || b[i] + b[i + 2] <= a[i]
+    return nodes.flatMap((a, i) => nodes.slice(i + 1).filter(b => !apart(a, b, 1) && !apart(a, b, 2)).map(b => [a[0], b[0]]))
+}"""
+# The wires that run behind nodes at neither of their ends, as pairs of names: each stretch is drawn alone, and looked for in their boxes.
+BEHIND = """() => {
+    const graph = app.canvas.graph, found = new Set(), scale = 0.25, margin = 6
+    const boxes = graph.nodes.map(n => ({node: n, box: [...n.boundingRect]}))
+    const low = i => Math.min(...boxes.map(b => b.box[i])), high = i => Math.max(...boxes.map(b => b.box[i] + b.box[i + 2]))
+    const size = [0, 1].map(i => Math.ceil((high(i) - low(i)) * scale))
+    const context = new OffscreenCanvas(...size).getContext('2d', {willReadFrequently: true})
+    context.setTransform(scale, 0, 0, scale, -low(0) * scale, -low(1) * scale)
+    context.lineWidth = 4
+    const look = (path, ends, name) => {
+        if (!path) return found.add(`${name} was not drawn`)
+        context.save(); context.resetTransform(); context.clearRect(0, 0, ...size); context.restore()
+        context.stroke(path)
+        const drawn = context.getImageData(0, 0, ...size).data
+        for (const {node, box: [x, y, width, height]} of boxes.filter(b => !ends.includes(String(b.node.id)))) {
+            const [left, right] = [x + margin, x + width - margin].map(v => Math.round((v - low(0)) * scale))
+            const [top, bottom] = [y + margin, y + height - margin].map(v => Math.round((v - low(1)) * scale))
+            for (let row = top; row < bottom; row++) for (let column = left; column < right; column++)
+                if (drawn[4 * (row * size[0] + column) + 3]) { found.add(`${name} runs behind ${node.title}`); row = bottom; break }
+        }
+    }
+    const title = id => graph.getNodeById(id)?.title ?? 'the subgraph'
+    for (const link of graph.links.values()) {
+        const name = `${link.type} from ${title(link.origin_id)} to ${title(link.target_id)}`, ends = [link.origin_id, link.target_id].map(String)
+        look(link.path, ends, name)
+        for (let id = link.parentId; id != null; id = graph.reroutes.get(id).parentId) look(graph.reroutes.get(id).path, ends, name)
+    }
+    return [...found]
+}"""
+
+
 class Ui:
     """One tab. `complaints` are the errors that its console has shown since it opened."""
 
@@ -32,7 +69,7 @@ class Ui:
         """Open the page with one of the pack's examples, as its Templates list does, or with an empty graph."""
         self._be_new()
         self.page.goto(f"{self.url}/?template={example}&source={PACK}" if example else self.url)
-        self.page.wait_for_function("() => window.app?.vueAppReady && window.app.extensionManager")
+        self._wait()
         if example:
             self.page.wait_for_function("() => app.graph.nodes.length > 0")
         else:
@@ -40,11 +77,31 @@ class Ui:
             self.page.keyboard.press("Escape")
             self.page.get_by_role("dialog").wait_for(state="hidden")
 
+    def _wait(self) -> None:
+        self.page.wait_for_function("() => window.app?.vueAppReady && window.app.extensionManager")
+
     def _be_new(self) -> None:
         # To a known user the page opens a stock workflow first, and asks for the models of that one.
-        request = urllib.request.Request(f"{self.url}/settings", b'{"Comfy.TutorialCompleted": false}',
+        request = urllib.request.Request(f"{self.url}/settings", b'{"Comfy.TutorialCompleted": false, "Comfy.VueNodes.Enabled": false}',
                                          {"Content-Type": "application/json"}, method="POST")
         LOCAL.open(request, timeout=10).close()
+
+    def show_renderer(self, vue: bool) -> None:
+        """Draw nodes as HTML (Nodes 2.0) or, else, on the canvas."""
+        self.set("Comfy.VueNodes.Enabled", vue)
+
+    def set(self, setting: str, value: Any) -> None:
+        """Change a setting of the user's."""
+        self.page.evaluate("([setting, value]) => app.extensionManager.setting.set(setting, value)", [setting, value])
+
+    def reload(self) -> None:
+        """Load the page again."""
+        self.page.reload()
+        self._wait()
+
+    def enter(self, title: str) -> None:
+        """Open the subgraph of the node with this title."""
+        self.page.evaluate("title => { const node = app.graph.nodes.find(n => n.title === title); app.canvas.openSubgraph(node.subgraph, node) }", title)
 
     def load(self, workflow: Json) -> None:
         """Open a workflow, as if its file were dropped on the page."""
@@ -78,6 +135,42 @@ class Ui:
                 return done[0]
             self.page.wait_for_timeout(300)
         raise TimeoutError(f"the run was not done in {timeout:.0f} s")
+
+    def overlaps(self) -> list[list[str]]:
+        """The pairs of nodes that cover each other."""
+        return self.page.evaluate(OVERLAPS)
+
+    def wires_behind_nodes(self) -> list[str]:
+        """The wires that run behind a node at neither of their ends. All of the graph is brought into view, or it would not be drawn."""
+        self.page.evaluate("""() => {
+            const nodes = app.canvas.graph.nodes
+            const low = i => Math.min(...nodes.map(n => n.pos[i])) - 400, high = i => Math.max(...nodes.map(n => n.pos[i] + n.size[i])) + 400
+            const {width, height} = app.canvas.canvas.getBoundingClientRect()
+            app.canvas.ds.scale = Math.min(width / (high(0) - low(0)), height / (high(1) - low(1)))
+            app.canvas.ds.offset = [-low(0), -low(1)]
+            app.canvas.setDirty(true, true)
+        }""")
+        self.page.wait_for_timeout(500)
+        return self.page.evaluate(BEHIND)
+
+    def search(self, words: str) -> list[list[str]]:
+        """What the node search finds, best first: the lines of each entry, first the title, then the pack that it is from."""
+        self._search(words)
+        found = self.page.get_by_test_id("result-item").all_inner_texts()
+        self.page.keyboard.press("Escape")
+        return [text.splitlines() for text in found]
+
+    def add(self, title: str) -> None:
+        """Add the first node that the search finds, in the middle of the screen."""
+        self._search(title)
+        self.page.get_by_test_id("result-item").first.click()
+        self.page.mouse.click(800, 500)
+        self.page.wait_for_function("title => app.graph.nodes.some(n => n.title === title)", arg=title)
+
+    def _search(self, words: str) -> None:
+        self.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+        self.page.get_by_role("combobox").first.fill(words)
+        self.page.wait_for_timeout(1500)  # for the entries to follow
 
     def pictures(self) -> dict[str, int]:
         """How many loaded pictures each node shows, by node id."""

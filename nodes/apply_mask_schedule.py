@@ -20,7 +20,7 @@ class ApplyMaskSchedule(io.ComfyNode):
             category=CATEGORY,
             description="Adds a shrinking mask to a model, so that KSampler and any other sampler can use it. The schedule takes the place of the latent's "
             "noise mask.",
-            search_aliases=["inpaint", "mask schedule", "progressive mask shrinking", "model patch", "ksampler", "blended latent diffusion"],
+            search_aliases=["mask schedule", "progressive mask shrinking", "model patch", "ksampler", "blended latent diffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch. The output is a patched copy; this one stays as it is."),
                 MaskScheduleType.Input("mask_schedule", tooltip="Masks that shrink during sampling, from Progressive Mask Dilate."),

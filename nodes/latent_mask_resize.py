@@ -21,8 +21,6 @@ class LatentMaskResize(io.ComfyNode):
             description="Resizes a mask from picture size to latent size without losing thin strokes, and adds it to the latent as its noise mask. Works for "
             "pictures and video.",
             search_aliases=[
-                "inpaint",
-                "inpaint mask",
                 "resize mask",
                 "downscale mask",
                 "mask to latent",

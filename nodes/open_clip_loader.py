@@ -16,7 +16,7 @@ class OpenClipLoader(io.ComfyNode):
             category=CATEGORY,
             description="Loads a CLIP model that can compare pictures with a prompt, for CLIP Rank Batch and Prune Candidates. The CLIP of a checkpoint "
             "can't do this because it has no image encoder.",
-            search_aliases=["clip", "open_clip", "clip loader", "clip score", "ranking", "compare", "blended latent diffusion"],
+            search_aliases=["clip", "open_clip", "clip loader", "clip score", "ranking", "blended latent diffusion"],
             inputs=[
                 io.Combo.Input(
                     "clip_name",

@@ -26,10 +26,8 @@ class PruneCandidates(io.ComfyNode):
                 "best of",
                 "best of batch",
                 "pick",
-                "compare",
                 "faster candidates",
                 "clip score",
-                "inpaint",
                 "blended latent diffusion",
             ],
             inputs=[

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 # Everything at the top of the archive, and the kinds of files in it. Whoever adds one asks first whether users need it.
 CONTENT = {".comfyignore", ".gitignore", "ARCHITECTURE.md", "LICENSE", "README.md", "SECURITY.md", "__init__.py", "bld", "bridge", "docs",
-           "example_workflows", "js", "nodes", "pyproject.toml", "requirements.txt"}
-KINDS = {"", ".jpg", ".js", ".json", ".md", ".png", ".py", ".toml", ".txt"}
+           "example_workflows", "js", "locales", "nodes", "pyproject.toml", "requirements.txt"}
+KINDS = {"", ".jpg", ".js", ".json", ".md", ".png", ".py", ".svg", ".toml", ".txt"}
 # Names of modules, functions and attributes with which code reaches the network, the environment, other programs, or code in data.
 FORBIDDEN = {"eval", "exec", "compile", "__import__", "environ", "getenv", "putenv", "system", "popen", "fork", "subprocess", "multiprocessing", "ctypes",
              "socket", "ssl", "urllib", "http", "httpx", "requests", "aiohttp", "pickle", "marshal", "shelve"}
@@ -150,3 +151,11 @@ def test_no_dependency_replaces_a_package_that_the_user_has(host):
             assert normal(one.name) in brought or one.specifier.contains(OLDEST[normal(one.name)]), f"{name} wants {one}"
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").split():
         assert not Requirement(line).specifier, f"{line} could replace what is there"
+
+
+def test_icon_and_banner_are_there_and_have_the_sizes_that_the_registry_takes():
+    address = r'^(Icon|Banner) = "https://raw\.githubusercontent\.com/[^/]+/[^/]+/main/(.+)"$'
+    named = dict(re.findall(address, (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    with Image.open(ROOT / named["Icon"]) as icon, Image.open(ROOT / named["Banner"]) as banner:
+        assert icon.width == icon.height <= 400
+        assert banner.width * 9 == banner.height * 21
