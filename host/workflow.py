@@ -16,6 +16,8 @@ DEFAULTS: Json = {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": ""}
 WIDGETS = {*DEFAULTS, "COMBO", DYNAMIC_COMBO, COMPARE, "MARKDOWN", "TEXTAREA", "COLOR", "CURVE"}
 NOT_CONVERTED = {"BOUNDING_BOX", "BOUNDING_BOXES", "CHART", "COLORS", "GALLERIA", "PAINTER", "RANGE"}
 MISSING = object()
+# The ends of a subgraph's links that are its own inputs and outputs.
+TAKES, GIVES = -10, -20
 
 
 def to_prompt(workflow: Json, object_info: Json) -> Json:
@@ -23,7 +25,59 @@ def to_prompt(workflow: Json, object_info: Json) -> Json:
 
     Alternatives in braces inside prompt texts are not drawn. Raises HostError for what the server doesn't know.
     """
-    return Graph(workflow, object_info).prompt()
+    return Graph(unpacked(workflow), object_info).prompt()
+
+
+def unpacked(workflow: Json) -> Json:
+    """The workflow with the nodes of its subgraphs in the place of the nodes that hold them: 5 inside 12 becomes "12:5".
+
+    Raises HostError for a subgraph that is bypassed.
+    """
+    inside = {one["id"]: one for one in (workflow.get("definitions") or {}).get("subgraphs", [])}
+    nodes, links = workflow["nodes"], workflow.get("links", [])
+    while holder := next((node for node in nodes if node["type"] in inside), None):
+        nodes, links = _unpack(holder, inside[holder["type"]], [node for node in nodes if node is not holder], links)
+    return {"nodes": nodes, "links": links}
+
+
+def _unpack(holder: Json, subgraph: Json, nodes: list[Json], links: list[list[Any]]) -> tuple[list[Json], list[list[Any]]]:
+    """The nodes and links with what a subgraph's node holds."""
+    if holder.get("mode", 0) == BYPASSED:
+        raise HostError(f"The subgraph {subgraph['name']} is bypassed, which is not converted here: unpack it in the browser.")
+    outer = {link[0]: link for link in links}
+    slots = {slot["name"]: slot for slot in holder.get("inputs", [])}
+    takes = [slots.get(one["name"], {}) for one in subgraph["inputs"]]
+    shown = [slot["name"] for slot in holder.get("inputs", []) if "widget" in slot]
+    values = dict(zip(shown, holder.get("widgets_values") or [], strict=False))
+    gives: dict[int, tuple[str, int]] = {}
+    added: list[list[Any]] = []
+    set_here: dict[tuple[int, int], Any] = {}  # what the holder's own widgets say, by node and input
+    for link in subgraph["links"]:
+        source, target = (link["origin_id"], link["origin_slot"]), (link["target_id"], link["target_slot"])
+        if source[0] == TAKES:
+            slot = takes[source[1]]
+            if slot.get("link") in outer:
+                added.append([_inner(holder, link["id"]), *outer[slot["link"]][1:3], _inner(holder, target[0]), target[1], link["type"]])
+            elif slot.get("name") in values:
+                set_here[target] = values[slot["name"]]
+        elif target[0] == GIVES:
+            gives[target[1]] = (_inner(holder, source[0]), source[1])
+        else:
+            added.append([_inner(holder, link["id"]), _inner(holder, source[0]), source[1], _inner(holder, target[0]), target[1], link["type"]])
+    kept = [link for link in links if str(link[3]) != str(holder["id"])]
+    led = [[link[0], *(gives.get(link[2], (None, 0)) if str(link[1]) == str(holder["id"]) else link[1:3]), *link[3:]] for link in kept]
+    known = {link[0] for link in added}
+    inner = []
+    for node in subgraph["nodes"]:
+        inputs = [slot | {"link": _inner(holder, slot.get("link")) if _inner(holder, slot.get("link")) in known else None} for slot in node.get("inputs", [])]
+        given = {slot["name"]: set_here[node["id"], index] for index, slot in enumerate(inputs) if (node["id"], index) in set_here}
+        inner.append(node | {"id": _inner(holder, node["id"]), "inputs": inputs, "given": given, "mode": holder.get("mode") or node.get("mode", 0)})
+    return [*nodes, *inner], [link for link in [*led, *added] if link[1] is not None]
+
+
+def _inner(holder: Json, inner: Any) -> str:
+    """The name that a node or link inside a subgraph has outside of it."""
+    return f"{holder['id']}:{inner}"
 
 
 def title(node: Json, object_info: Json) -> str:
@@ -38,7 +92,7 @@ class Graph:
         self.nodes: dict[str, Json] = {str(node["id"]): node for node in workflow["nodes"]}
         self.links: dict[int, list[Any]] = {link[0]: link for link in workflow.get("links", [])}
         self.info = object_info
-        self._check(workflow)
+        self._check()
 
     def prompt(self) -> Json:
         """The prompt. Raises HostError."""
@@ -48,9 +102,7 @@ class Graph:
                                if not (is_link(value) and value[0] not in result)}
         return result
 
-    def _check(self, workflow: Json) -> None:
-        if (workflow.get("definitions") or {}).get("subgraphs"):
-            raise HostError("The workflow holds subgraphs, which are not converted here: unpack them in the browser.")
+    def _check(self) -> None:
         used = {node["type"] for node in self.nodes.values() if self._runs(node)}
         unknown = sorted(used - set(self.info))
         if unknown:
@@ -60,7 +112,7 @@ class Graph:
         return node["type"] not in VIRTUAL and node.get("mode", 0) not in (MUTED, BYPASSED)
 
     def _entry(self, node: Json) -> Json:
-        inputs = {name: wrap(value) for name, value in widget_values(node, self.info[node["type"]])}
+        inputs = {name: wrap(value) for name, value in [*widget_values(node, self.info[node["type"]]), *node.get("given", {}).items()]}
         for slot in node.get("inputs", []):
             primitive = self._primitive_value(slot)
             if primitive is not MISSING:
@@ -120,7 +172,18 @@ def widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
     values = node.get("widgets_values") or []
     if not isinstance(values, list):
         raise HostError(f"The widgets_values of node {node['id']} ({node['type']}) are not a list.")
+    if node["type"] == "CustomCombo":  # its options are the browser's own
+        yield from _own_combo(values)
+        return
     yield from _assign(info["input"], info.get("input_order", {}), "", iter(values))
+
+
+def _own_combo(values: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Choice and options of a Custom Combo, and which of them is chosen."""
+    choice, _, *options = values
+    yield "choice", choice
+    yield "index", options.index(choice)
+    yield from ((f"option{index}", option) for index, option in enumerate(options, 1))
 
 
 def _assign(groups: Json, order: Json, prefix: str, values: Iterator[Any]) -> Iterator[tuple[str, Any]]:

@@ -416,12 +416,38 @@ def test_a_list_is_marked_as_a_value_since_a_bare_one_is_a_link():
     assert converted([node(1, "Blur", [["a", 1]])], [])["1"]["inputs"]["amount"] == {"__value__": ["a", 1]}
 
 
-def test_unknown_nodes_and_subgraphs_are_named():
+def test_unknown_nodes_are_named():
     with pytest.raises(HostError, match="nodes that ComfyUI does not know: Nope"):
         converted([node(1, "Nope")], [])
     converted([node(1, "Nope", mode=2)], [])
-    with pytest.raises(HostError, match="subgraphs"):
-        to_prompt({"nodes": [], "links": [], "definitions": {"subgraphs": [{}]}}, INFO)
+
+
+def blurred(**holder) -> dict:
+    """A workflow of a subgraph that blurs, between a loader and a saver: image and amount go in, an image comes out."""
+    inner = [node(21, "Blur", [3], inputs=[("amount", "INT", 31), ("image", "IMAGE", 32)])]
+    ends = [(31, -10, 1, 21, 0, "INT"), (32, -10, 0, 21, 1, "IMAGE"), (33, 21, 0, -20, 0, "IMAGE")]
+    links = [dict(zip(("id", "origin_id", "origin_slot", "target_id", "target_slot", "type"), end, strict=True)) for end in ends]
+    subgraph = {"id": "s", "name": "Soft", "inputs": [{"name": "image"}, {"name": "amount"}], "outputs": [{"name": "image"}], "nodes": inner, "links": links}
+    soft = node(2, "s", inputs=[("image", "IMAGE", 5), ("amount", "INT", None)]) | holder
+    soft["inputs"][1]["widget"] = {"name": "amount"}
+    nodes = [node(1, "Load", ["a.png"]), soft, node(3, "Save", inputs=[("images", "IMAGE", 6)])]
+    return {"nodes": nodes, "links": [[5, 1, 0, 2, 0, "IMAGE"], [6, 2, 0, 3, 0, "IMAGE"]], "definitions": {"subgraphs": [subgraph]}}
+
+
+def test_what_is_in_a_subgraph_takes_its_place():
+    prompt = to_prompt(blurred(widgets_values=[7]), INFO)
+    assert set(prompt) == {"1", "2:21", "3"}
+    assert prompt["2:21"]["inputs"] == {"amount": 7, "image": ["1", 0]} and prompt["3"]["inputs"] == {"images": ["2:21", 0]}
+
+
+def test_a_widget_that_a_subgraph_does_not_set_keeps_its_own_value():
+    assert to_prompt(blurred(), INFO)["2:21"]["inputs"]["amount"] == 3
+
+
+def test_a_muted_subgraph_does_not_run_and_a_bypassed_one_is_named():
+    assert set(to_prompt(blurred(mode=2), INFO)) == {"1", "3"}
+    with pytest.raises(HostError, match="The subgraph Soft is bypassed"):
+        to_prompt(blurred(mode=4), INFO)
 
 
 # -- the demo's sheet -----------------------------------------------------------------------------------------------
