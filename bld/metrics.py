@@ -86,10 +86,18 @@ def seam(x_hat: Tensor, x: Tensor, m: Tensor) -> float:
 
     Arguments as for `background_psnr`; NaN where the mask has no edge.
     """
-    weight, edit = steps(x_hat, m)
-    excess = (edit - steps(x, m)[1]).clamp(min=0) * weight
+    weight, excess = seam_map(x_hat, x, m)
     total = float(weight.expand_as(excess).double().sum())
-    return LEVELS * float(excess.double().sum()) / total if total else math.nan
+    return float((excess * weight).double().sum()) / total if total else math.nan
+
+
+def seam_map(x_hat: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+    """What `seam` is the weighted mean of: the weight of each pixel, more than 0 along the mask's edge, and the seam there in 8-bit levels.
+
+    Arguments as for `seam`. Returns: (B, 1, H, W) each.
+    """
+    weight, edit = steps(x_hat, m)
+    return weight, LEVELS * (edit - steps(x, m)[1]).clamp(min=0)
 
 
 def steps(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:

@@ -274,8 +274,9 @@ def use_plain_attention(module: nn.Module) -> None:
 # --- The server ---
 
 
-def show_text(text: str, node_id: str | None) -> None:
-    """Shows a text on the node, if a server runs."""
+def tell(event: str, node_id: str | None, **data: object) -> None:
+    """Sends an event to the browser that runs the workflow, if one does: `js/lib/display.js` gives it to the node's display."""
     server = sys.modules.get("server")
-    if node_id is not None and server is not None and getattr(server.PromptServer, "instance", None) is not None:
-        server.PromptServer.instance.send_progress_text(text, node_id)
+    instance = server and getattr(server.PromptServer, "instance", None)
+    if node_id is not None and instance is not None:
+        instance.send_sync(event, {"node": node_id, **data}, instance.client_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import comfy.model_management
 import comfy.utils
@@ -13,18 +13,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..bld.masks import dilate
-from ..bld.metrics import EditFigures, figures
+from ..bld.metrics import EditFigures
 from .checks import as_mask, as_picture, check_batch
-
-# No 8-bit picture gets there without being the source: one pixel of 4096x4096, one level off, is at 120 dB.
-MOST_DB = 150.0
-AMPLIFY = 16
-OUTLINE = (1.0, 0.8, 0.0)
+from .comparison import AMPLIFY, comparison, error_map, measure, rounded
 
 
-def measure_edits(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[EditFigures, str, Tensor]:
-    """The worst figures of edited pictures, all figures as JSON, and an IMAGE of the errors.
+def measure_edits(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[EditFigures, str, Tensor, dict]:
+    """The worst figures of edited pictures, all figures as JSON, an IMAGE of the errors, and the `ui` output.
 
     Args: source, edited: IMAGE. mask: MASK at the source's size. Raises ValueError if sizes or batches do not fit together.
     """
@@ -39,11 +34,11 @@ def measure_edits(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[EditFig
     for i, y in enumerate(x_hat):
         comfy.model_management.throw_exception_if_processing_interrupted()
         one = y[None], x[i % len(x)][None], m[i % len(m)][None]
-        measured.append(finite(figures(*one)))
+        measured.append(measure(*one))
         errors.append(error_picture(*one))
         bar.update(1)
     worst = worst_of(measured)
-    return worst, as_json(measured, worst), torch.cat(errors)
+    return worst, as_json(measured, worst), torch.cat(errors), comparison(x_hat, x, m, known=measured)
 
 
 def crop_as_encoded(pixels: Tensor, size: tuple[int, int], name: str) -> Tensor:
@@ -60,11 +55,6 @@ def crop_as_encoded(pixels: Tensor, size: tuple[int, int], name: str) -> Tensor:
     return pixels[..., top : top + size[0], left : left + size[1]]
 
 
-def finite(one: EditFigures) -> EditFigures:
-    """The same figures with dB no higher than MOST_DB."""
-    return EditFigures(**{name: min(value, MOST_DB) if value == math.inf else value for name, value in asdict(one).items()})
-
-
 def worst_of(measured: list[EditFigures]) -> EditFigures:
     """The worst of each figure: the lowest dB, the highest of the others. NaN if no picture has one."""
     worst = {}
@@ -76,25 +66,13 @@ def worst_of(measured: list[EditFigures]) -> EditFigures:
 
 
 def as_json(measured: list[EditFigures], worst: EditFigures) -> str:
-    """All figures as JSON, rounded to four digits. null means that there was nothing to measure."""
-
-    def plain(one: EditFigures) -> dict[str, float | None]:
-        return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(one).items()}
-
-    return json.dumps({"worst": plain(worst), "pictures": [plain(one) for one in measured]}, indent=1, allow_nan=False)
+    """All figures as JSON; null means that there was nothing to measure."""
+    return json.dumps({"worst": rounded(worst), "pictures": [rounded(one) for one in measured]}, indent=1, allow_nan=False)
 
 
 def error_picture(x_hat: Tensor, x: Tensor, m: Tensor) -> Tensor:
-    """The background's error, amplified AMPLIFY times, with the mask's outline and a caption. The masked area shows the source in dark gray.
-
-    x_hat, x: (1, 3, H, W). m: (1, H, W). Returns: an IMAGE, (1, H + caption, W, 3) in 0..1.
-    """
-    outside = (m == 0).float()
-    width = 1 + max(m.shape[-2:]) // 1024
-    outline = ((m > 0) & (dilate(outside, 2 * width + 1) > 0))[0, ..., None]
-    error = ((x_hat - x).abs() * AMPLIFY).clamp(0, 1)
-    picture = torch.where(outside[:, None] > 0, error, x.mean(1, keepdim=True).clamp(0, 1) / 4)[0].movedim(0, -1)
-    picture = torch.where(outline, torch.tensor(OUTLINE), picture)
+    """`error_map` with a caption: an IMAGE, (1, H + caption, W, 3) in 0..1."""
+    picture = error_map(x_hat, x, m)
     return torch.cat([picture, caption(f"error, {AMPLIFY} times", picture.shape[1])])[None]
 
 

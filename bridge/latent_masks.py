@@ -12,6 +12,7 @@ from torch import Tensor
 from ..bld import masks
 from ..bld.schedule import MaskSchedule
 from .checks import as_samples, check_batch
+from .mask_picture import resize_pictures
 from .vae.pixels import ratios_of
 
 
@@ -70,17 +71,23 @@ def as_schedule(value) -> MaskSchedule:
     return MaskSchedule(value.masks, tuple(value.shares))
 
 
-def resize_for(mask: Tensor, latent: dict, mode: str, threshold: float, invert: bool, vae: VAE | None) -> tuple[Tensor, dict, str]:
-    """A mask (B, H, W) brought to a LATENT: the masks at its size, (frames, h, w), the LATENT with them as noise_mask, and the report."""
+def resize_for(
+    mask: Tensor, latent: dict, mode: str, threshold: float, invert: bool, vae: VAE | None, image: Tensor | None
+) -> tuple[Tensor, dict, str, Tensor]:
+    """A mask (B, H, W) brought to a LATENT: the masks at its size, (frames, h, w), the LATENT with them as noise_mask, the report,
+    and an IMAGE of each mask over its picture, if there is one.
+    """
     samples = as_samples(latent)
     sets, ratio = sets_of_frames(len(mask), latent, vae)
     if invert:
         mask = 1 - mask
     part = masks.as_encoded(mask, tuple(samples.shape[-2:]))
     small = of_latent(part, samples, sets, ratio, mode, threshold)
-    report = resize_report(mask, part.unflatten(0, (sets, -1)), small, ratio, mode)
+    part = part.unflatten(0, (sets, -1))
+    report = resize_report(mask, part, small, ratio, mode)
+    painted = masks.pool_frames(part, small.shape[1], ratio) if part.shape[1] > 1 else part.expand(-1, small.shape[1], -1, -1)
     small = small.flatten(0, 1)
-    return small, {**latent, "noise_mask": noise_mask(small, samples)}, report
+    return small, {**latent, "noise_mask": noise_mask(small, samples)}, report, resize_pictures(painted.flatten(0, 1), small, image)
 
 
 def resize_report(mask: Tensor, part: Tensor, small: Tensor, ratio: int, mode: str) -> str:

@@ -122,6 +122,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 "fine-tune decoder",
                 "blended latent diffusion",
             ],
+            has_intermediate_output=True,
             inputs=[
                 io.Latent.Input("samples", tooltip="The edited latents, straight from the sampler or from CLIP Rank Batch."),
                 io.Vae.Input("vae", tooltip="The VAE that encoded the source picture. The node works on a copy, so yours is never changed."),
@@ -162,4 +163,5 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
     def execute(cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict) -> io.NodeOutput:
         settings = {key: value for key, value in method.items() if key != "method"}
         node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
-        return io.NodeOutput(*reconstruct(samples, vae, image, mask, method["method"], settings, node_id))
+        *outputs, shown = reconstruct(samples, vae, image, mask, method["method"], settings, node_id)
+        return io.NodeOutput(*outputs, ui=shown)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..bridge.edit_report import measure_edits
@@ -64,5 +64,5 @@ class EditReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, source: Tensor, edited: Tensor, mask: Tensor) -> io.NodeOutput:
-        worst, report, error = measure_edits(source, edited, mask)
-        return io.NodeOutput(worst.background_psnr, worst.worst_block, worst.seam, worst.colour_shift, report, error, ui=ui.PreviewImage(error, cls=cls))
+        worst, report, error, shown = measure_edits(source, edited, mask)
+        return io.NodeOutput(worst.background_psnr, worst.worst_block, worst.seam, worst.colour_shift, report, error, ui=shown)

@@ -67,6 +67,7 @@ class LatentMaskResize(io.ComfyNode):
                     optional=True,
                     tooltip="Only for video: tells the node how many video frames make one latent frame. Connect it if the node asks for it.",
                 ),
+                io.Image.Input("image", optional=True, tooltip="Only for the preview: the picture that the mask belongs to, to see the mask on it."),
             ],
             outputs=[
                 io.Mask.Output(display_name="mask", tooltip="The mask at latent size. For video, one mask per latent frame."),
@@ -80,7 +81,14 @@ class LatentMaskResize(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, mask: Tensor, latent: dict, mode: str = "max", threshold: float = 0.5, invert: bool = False, vae: VAE | None = None
+        cls,
+        mask: Tensor,
+        latent: dict,
+        mode: str = "max",
+        threshold: float = 0.5,
+        invert: bool = False,
+        vae: VAE | None = None,
+        image: Tensor | None = None,
     ) -> io.NodeOutput:
-        small, masked, report = resize_for(as_mask(mask), latent, mode, threshold, invert, vae)
-        return io.NodeOutput(small, masked, report, ui=ui.PreviewMask(small))
+        small, masked, report, shown = resize_for(as_mask(mask), latent, mode, threshold, invert, vae, image)
+        return io.NodeOutput(small, masked, report, ui=ui.PreviewImage(shown))

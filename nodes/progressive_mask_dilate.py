@@ -81,6 +81,7 @@ class ProgressiveMaskDilate(io.ComfyNode):
                     advanced=True,
                     tooltip="Width of a soft edge around the wide stages, in latent pixels. Your own mask is never softened. The paper uses 0.",
                 ),
+                io.Image.Input("image", optional=True, tooltip="Only for the preview: the picture that the mask belongs to, to see the masks on it."),
             ],
             outputs=[
                 MaskScheduleType.Output(
@@ -101,6 +102,8 @@ class ProgressiveMaskDilate(io.ComfyNode):
         takeover: float = 0.78,
         spacing: str = "equal",
         soft_edge: int = 0,
+        image: Tensor | None = None,
     ) -> io.NodeOutput:
         shrinking = schedule.shrinking(as_mask(mask), stages, growth, takeover, shape, spacing, soft_edge)
-        return io.NodeOutput(shrinking, shrinking.masks.flatten(0, 1), ui=ui.PreviewImage(stages_over_time(shrinking)))
+        shown = {**ui.PreviewImage(stages_over_time(shrinking, image)).as_dict(), "schedule": [{"shares": list(shrinking.shares)}]}
+        return io.NodeOutput(shrinking, shrinking.masks.flatten(0, 1), ui=shown)

@@ -11,7 +11,8 @@ import torch
 from comfy_api.latest import io
 
 from blended_latent_diffusion.bld.metrics import figures
-from blended_latent_diffusion.bridge.edit_report import MOST_DB, error_picture
+from blended_latent_diffusion.bridge.comparison import MOST_DB
+from blended_latent_diffusion.bridge.edit_report import error_picture
 from blended_latent_diffusion.nodes.edit_report import EditReport
 from conftest import picture, skip_without
 
@@ -134,13 +135,16 @@ def test_the_error_picture_shows_the_error_16_times_the_masked_source_dark_and_a
     assert shown[64:].std() > 0.05, "the caption is there"
 
 
-def test_there_is_a_preview(tmp_path):
+def test_the_display_gets_the_layers_and_the_figures_of_the_report():
+    batch = torch.cat([edited(), source()])
     with torch.inference_mode():
-        shown = EditReport.execute(source(), edited(), box()).ui.as_dict()
-    assert len(shown["images"]) == 1 and shown["images"][0]["type"] == "temp"
+        out = EditReport.execute(source(), batch, box())
+    (shown,) = out.ui["comparison"]
+    assert shown["count"] == 2 and [one["figures"]["result"] for one in shown["pictures"]] == json.loads(out.args[4])["pictures"]
+    assert all(list(one["files"]) == ["source", "result", "error", "seam"] for one in shown["pictures"])
 
 
-def test_the_preview_returns_when_the_page_is_loaded_again():
+def test_the_display_returns_when_the_page_is_loaded_again():
     if not hasattr(io.Schema, "has_intermediate_output"):
         skip_without("has_intermediate_output")
     assert EditReport.define_schema().has_intermediate_output

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import comfy.ldm.wan.vae
 import comfy.sd
+import folder_paths
+import numpy as np
 import pytest
 import torch
 from comfy.nested_tensor import NestedTensor
+from PIL import Image
 from test_decoder_tails import WAN, vae_of
 
 from blended_latent_diffusion.bld import masks
+from blended_latent_diffusion.bridge.mask_picture import LEGEND, LOST
 from blended_latent_diffusion.bridge.schedule_picture import CAPTION, COLUMNS, TILE, captions, stages_over_time
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
@@ -189,24 +195,25 @@ def test_no_stages_is_the_mask_alone():
     assert schedule.shares == (1,) and torch.equal(stages, small)
 
 
-def tiles(schedule, count: int) -> list[torch.Tensor]:
-    """The masks in the preview, without their captions, in rows of 8."""
-    picture = stages_over_time(schedule)[0, ..., 0]
+def tiles(schedule, count: int, image: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """The masks in the preview, (H, W, 3) each, without their captions, in rows of 8."""
+    picture = stages_over_time(schedule, image)[0]
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
     assert picture.shape[1] == columns * TILE
-    whole = picture.reshape(rows, -1, columns, TILE)[:, :-CAPTION].transpose(1, 2).flatten(0, 1)
+    whole = picture.unflatten(1, (columns, TILE)).unflatten(0, (rows, -1))[:, :-CAPTION].transpose(1, 2).flatten(0, 1)
     return list(whole[:count])
 
 
-def white(tile: torch.Tensor) -> float:
-    return float((tile > 0.99).float().mean())
+def covered(tile: torch.Tensor) -> float:
+    """The share of a tile that is blue or violet."""
+    return float((tile[..., 2] - tile[..., 1] > 0.1).float().mean())
 
 
 @pytest.mark.parametrize("stages", [0, 3, 7, 8, 64])
 def test_the_preview_shows_each_stage_in_rows(stages):
     small = torch.zeros(1, 150, 150)
     small[0, 75, 75] = 1
-    shown = [white(tile) for tile in tiles(ProgressiveMaskDilate.execute(small, stages=stages).args[0], stages + 1)]
+    shown = [covered(tile) for tile in tiles(ProgressiveMaskDilate.execute(small, stages=stages).args[0], stages + 1)]
     assert shown == sorted(set(shown), reverse=True) and shown[-1] > 0, "each one smaller than the one before"
 
 
@@ -232,4 +239,57 @@ def test_the_preview_shows_the_first_sample_or_frame_that_has_paint(painted):
 
 
 def test_an_empty_mask_has_a_preview_too():
-    assert not any(white(tile) for tile in tiles(ProgressiveMaskDilate.execute(torch.zeros(2, 12, 20), stages=3).args[0], 4))
+    assert not any(covered(tile) for tile in tiles(ProgressiveMaskDilate.execute(torch.zeros(2, 12, 20), stages=3).args[0], 4))
+
+
+def test_the_preview_shows_the_masks_on_their_picture_cropped_as_the_picture_was():
+    image = torch.zeros(1, 103, 167, 3)
+    image[:, 3 : 3 + 48] = torch.tensor([0.0, 1, 0])
+    small = torch.zeros(1, 12, 20)
+    small[0, 9, 4:9] = 1
+    for tile in tiles(ProgressiveMaskDilate.execute(small).args[0], 4, image):
+        middle = tile[3 : tile.shape[0] - 3, TILE // 2]
+        half = len(middle) // 2
+        assert (middle[2 : half - 2, 1] > 0.5).all() and (middle[half + 2 :, 1] - middle[half + 2 :, 0] < 0.5).all(), "green above, in half the height"
+    with pytest.raises(ValueError, match="image is 96x160, which doesn't match the latent"):
+        ProgressiveMaskDilate.execute(small, image=torch.zeros(1, 160, 96, 3))
+    assert ProgressiveMaskDilate.execute(small, image=image).ui["images"]
+
+
+def shown_by(mask: torch.Tensor, latent: dict, **options) -> torch.Tensor:
+    """The preview of Latent Mask Resize without its legend, as it is saved: (B, H, W, 3) in 0..1."""
+    files = LatentMaskResize.execute(mask, latent, **options).ui.as_dict()["images"]
+    pictures = [Image.open(Path(folder_paths.get_temp_directory(), file["subfolder"], file["filename"])) for file in files]
+    return torch.stack([torch.from_numpy(np.array(one)).float().div(255) for one in pictures])[:, :-LEGEND]
+
+
+def alike(picture: torch.Tensor, color: tuple[int, int, int]) -> torch.Tensor:
+    return ((picture - torch.tensor(color) / 255).abs() < 0.15).all(-1)
+
+
+def test_the_preview_shows_lost_strokes_in_red_and_only_those():
+    mask = scratch()
+    mask[0, 64:80, 40:56] = 1
+    lost = alike(shown_by(mask, LATENT, mode="nearest")[0], LOST).nonzero()
+    # 96x160 is drawn 3.2 times as large.
+    assert (lost[:, 0].min() / 3.2, lost[:, 1].min() / 3.2, lost[:, 1].max() / 3.2) == pytest.approx((40, 20, 120), abs=1)
+    assert lost[:, 0].max() / 3.2 < 42, "the square is kept"
+    assert not alike(shown_by(mask, LATENT)[0], LOST).any()
+
+
+def test_the_preview_shows_the_cells_around_the_paint():
+    picture = shown_by(scratch(), LATENT)[0]
+    blue = picture[..., 2] - picture[..., 0] > 0.15
+    rows, columns = blue.any(1).nonzero().flatten() / 3.2, blue.any(0).nonzero().flatten() / 3.2
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == pytest.approx((40, 48, 16, 120), abs=1), "a row of cells, 2 to 14"
+
+
+def test_the_preview_shows_the_picture_and_a_mask_for_each_frame():
+    red = torch.zeros(1, 96, 160, 3)
+    red[..., 0] = 1
+    outside = shown_by(scratch(), LATENT, image=red)[0, 8, 8]
+    assert outside[0] > 0.6 and outside[1:].max() < 0.3
+    frames = torch.zeros(17, 96, 160)
+    frames[7, 40, 20:120] = 1
+    blue = [float((one[..., 2] - one[..., 0] > 0.15).float().mean()) for one in shown_by(frames, VIDEO)]
+    assert len(blue) == 5 and blue[2] > 0.01 and blue[:2] + blue[3:] == [0] * 4

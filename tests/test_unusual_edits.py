@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import comfy.utils
+import folder_paths
 import pytest
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
@@ -105,20 +108,21 @@ def test_it_starts_from_the_sampled_latent_and_encodes_nothing_but_the_source(va
     assert len(of_this_size) == 1 and torch.allclose(of_this_size[0], source().movedim(-1, 1) * 2 - 1, atol=1e-6)
 
 
-def test_the_progress_bar_shows_every_step_and_a_picture_and_the_node_says_loss_and_decibels(vae, monkeypatch):
+def test_the_bar_shows_every_step_and_the_display_gets_its_loss_decibels_and_pictures(vae, monkeypatch):
     told, said = [], []
-    instance = SimpleNamespace(send_progress_text=lambda text, node: said.append((node, text)))
+    instance = SimpleNamespace(client_id="me", send_sync=lambda event, data, client: said.append((event, client, data)))
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: told.append((value, total, preview)))
-    monkeypatch.setattr(DecoderFinetuneReconstruct, "hidden", SimpleNamespace(unique_id="7"), raising=False)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: told.append((value, total)))
+    monkeypatch.setattr(DecoderFinetuneReconstruct, "hidden", SimpleNamespace(unique_id="1:7"), raising=False)
     run(vae, DECODER | {"iterations": 12})
     steps = [one for one in told if one[1] == 12]
     assert steps[0][0] == 1 and steps[-1][0] == 12
-    shown = [preview for _, _, preview in steps if preview is not None]
-    assert len(shown) >= 2 and all(kind == "JPEG" and isinstance(picture, Image.Image) and min(picture.size) >= 16 for kind, picture, _ in shown)
-    assert [node for node, _ in said] == ["7"] * 12
-    found = [re.fullmatch(r"step (\d+) of 12, loss ([\d.e+-]+), background (\d+\.\d) dB", text) for _, text in said]
-    assert [int(one[1]) for one in found] == list(range(1, 13)) and float(found[-1][2]) < float(found[0][2]) and float(found[-1][3]) > float(found[0][3])
+    assert {(event, client, data["node"], data["steps"]) for event, client, data in said} == {("blended_latent.fit", "me", "1:7", 12)}
+    found = json.loads(json.dumps([data for _, _, data in said], allow_nan=False))
+    assert [one["step"] for one in found] == list(range(1, 13))
+    assert found[-1]["loss"] < found[0]["loss"] and found[-1]["background"] > found[0]["background"]
+    files = [file for one in found for file in one["files"]]
+    assert len(files) >= 2 and all(min(Image.open(Path(folder_paths.get_temp_directory(), one["subfolder"], one["filename"])).size) >= 16 for one in files)
 
 
 def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_empty(vae, monkeypatch):

@@ -10,16 +10,15 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...bld import reconstruction
 from ...bld.edges import Region
 from ...bld.reconstruction.objective import OnStep, Outcome, Settings, Step
 from ...bld.reconstruction.tail import Tail, settle
-from ..comfy_internals import show_text
 from ..older_comfyui import picture_dtype
 from .copies import give_back, load_for_training, share_untuned, trainable_copy
+from .live import tell_step
 from .pixels import decode_of, latents_of, unsigned
 from .plan import GIB, TILES, Costs, Plan, decoder_costs, decoder_plans, first_that_fits, latent_costs, latent_plans, reserved
 from .tails import tail_of
@@ -220,11 +219,7 @@ def describe(outcome: Outcome, plan: Plan, where: str) -> str:
 
 
 def show_step(bar: comfy.utils.ProgressBar, fit: int, iterations: int, node_id: str | None, step: Step) -> None:
-    """Tells a progress bar of a step of one of several fits, with a live picture, loss and background dB. Cancel works at every step."""
+    """Tells a progress bar of a step of one of several fits, and the node's display its curve and picture. Cancel works at every step."""
     comfy.model_management.throw_exception_if_processing_interrupted()
-    preview = None
-    if step.number % 10 == 0:
-        pixels = ((step.picture[0].movedim(0, -1).float().clamp(-1, 1) + 1) * 127.5).byte().cpu().numpy()
-        preview = ("JPEG", Image.fromarray(pixels), 512)
-    bar.update_absolute(fit * iterations + step.number + 1, bar.total, preview)
-    show_text(f"step {step.number + 1} of {iterations}, loss {step.loss:.3g}, background {step.background:.1f} dB", node_id)
+    bar.update_absolute(fit * iterations + step.number + 1, bar.total)
+    tell_step(step, iterations, node_id)

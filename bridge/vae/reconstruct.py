@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from ...bld import masks, reconstruction
 from ...bld.edges import Region
 from ...bld.metrics import background_psnr
 from ..checks import as_image_samples, as_mask, as_picture, check_batch
+from ..comparison import comparison
 from ..older_comfyui import picture_dtype
 from .fit import Fit, fit_decoder, fit_latent
 from .pixels import ratios_of
@@ -28,7 +30,7 @@ BAND = 16
 
 def reconstruct(
     samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: str, settings: dict, node_id: str | None = None
-) -> tuple[Tensor, comfy.sd.VAE, str]:
+) -> tuple[Tensor, comfy.sd.VAE, str, dict]:
     """Decodes edited latents and brings the source's background back.
 
     Args:
@@ -36,7 +38,7 @@ def reconstruct(
         method: a key of METHODS. settings: its inputs by name.
         node_id: the node that shows the progress.
 
-    Returns: the IMAGE, the VAE that draws it, and the report. Raises ValueError for inputs that do not fit together.
+    Returns: the IMAGE, the VAE that draws it, the report, and the `ui` output. Raises ValueError for inputs that do not fit together.
     """
     check_vae(vae)
     z = as_image_samples(samples, "samples")
@@ -46,10 +48,13 @@ def reconstruct(
     source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
     plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
     region = Region(m)
+    start = time.perf_counter()
     fit = METHODS[method](z, vae, source, region, plain, settings, node_id)
+    seconds = round(time.perf_counter() - start, 3)
     report = f"{method}: background {compared(fit, source, m)}."
     near = f"Within {BAND} pixels of the mask: {compared(fit, source, 1 - region.nearby(BAND) * (m == 0))}."
-    return fit.picture.movedim(1, -1), fit.vae, "\n".join([report, near, *fit.remarks])
+    report = "\n".join([report, near, *fit.remarks])
+    return fit.picture.movedim(1, -1), fit.vae, report, comparison(fit.picture, source, m, fit.plain, method=method, seconds=seconds, report=report)
 
 
 def compared(fit: Fit, source: Tensor, m: Tensor) -> str:

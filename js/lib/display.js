@@ -9,8 +9,10 @@ import { api, app } from "./comfy.js";
  * key: where the node's `ui` output holds what the display shows.
  * create(node) -> { element, show(values), height() }: `show` gets the list under the key. `height` is the least height in pixels that the
  * display needs now. A display calls `node.graph?.setDirtyCanvas(true, true)` when that changes.
+ * event: what the server sends to one of the nodes while it runs, if anything: `bridge/comfy_internals.py` tells, display.hear(data) gets it,
+ * and display.stop() is called where a run ends without an output.
  */
-export function showOutputs({ name, kind, key, create }) {
+export function showOutputs({ name, kind, key, create, event }) {
   const displays = new WeakMap();
   const isOurs = (node) => node.constructor.comfyClass === kind;
 
@@ -18,6 +20,13 @@ export function showOutputs({ name, kind, key, create }) {
     if (!output?.[key] || !displays.has(node)) return false;
     displays.get(node).show(output[key]);
     return true;
+  }
+
+  if (event) {
+    api.addEventListener(event, ({ detail }) => displays.get(nodeOfExecution(detail.node))?.hear(detail));
+    for (const end of ["execution_error", "execution_interrupted"]) {
+      api.addEventListener(end, () => allNodes().forEach((node) => displays.get(node)?.stop()));
+    }
   }
 
   app.registerExtension({

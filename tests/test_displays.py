@@ -1,0 +1,173 @@
+"""Before and after, the curve of a fit and the stages of a schedule in the real frontend, in both renderers."""
+
+from __future__ import annotations
+
+import pytest
+
+from blended_latent_diffusion.bld.schedule import stage_shares
+
+ITERATIONS = 4
+RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes2"])
+# The smallest example with few steps, and with an Edit Report of the same edit behind it.
+QUICK = """iterations => {
+    const node = kind => app.graph.nodes.find(n => n.type === kind)
+    const set = (kind, name, value) => { node(kind).widgets.find(w => w.name === name).value = value }
+    set("BlendedLatentKSampler", "steps", 2)
+    set("DecoderFinetuneReconstruct", "method.iterations", iterations)
+    const report = LiteGraph.createNode("EditReport")
+    app.graph.add(report)
+    report.pos = [1500, 600]
+    node("LoadImage").connect(0, report, 0)
+    node("DecoderFinetuneReconstruct").connect(0, report, 1)
+    node("LoadImage").connect(1, report, 2)
+    const text = LiteGraph.createNode("PreviewAny")
+    app.graph.add(text)
+    text.pos = [2000, 600]
+    report.connect(4, text, 0)
+}"""
+SHOW = """kind => {
+    const node = app.graph.nodes.find(n => n.type === kind)
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [100 - node.pos[0], 80 - node.pos[1]]
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def open_and_run(ui, vue: bool) -> dict:
+    """Runs the edit; returns what the server gave to the displays, by kind of node."""
+    ui.open("smallest_graph")
+    ui.show_renderer(vue)
+    ui.page.evaluate(QUICK, ITERATIONS)
+    record = ui.run()
+    assert record["status"]["status_str"] == "success"
+    return {record["prompt"][2][node]["class_type"]: output["comparison"][0] for node, output in record["outputs"].items() if "comparison" in output}
+
+
+def display(ui, kind: str):
+    """The display of the one node of this kind, with the node in view."""
+    ui.page.evaluate(SHOW, kind)
+    ui.page.wait_for_timeout(300)
+    texts = {"DecoderFinetuneReconstruct": "decoder weights", "EditReport": ""}
+    found = ui.page.locator(".bld-compare").filter(has=ui.page.locator(".bld-cost", has_text=texts[kind]))
+    return found.first if texts[kind] else found.filter(has_not_text="decoder weights").first
+
+
+def figures(shown) -> dict[str, dict[str, str | None]]:
+    """What the table says: the unrounded values by column and figure."""
+    cells = shown.locator("td[data-of]").evaluate_all("all => all.map(td => [td.dataset.of, td.parentElement.dataset.figure, td.dataset.value])")
+    found: dict[str, dict[str, float | None]] = {}
+    for column, figure, value in cells:
+        found.setdefault(column, {})[figure] = None if value == "null" else float(value)
+    return found
+
+
+def expected(comparison: dict) -> dict[str, dict[str, float | None]]:
+    names = ("background_psnr", "worst_block", "seam", "colour_shift")
+    return {column: {name: measured[name] for name in names} for column, measured in comparison["pictures"][0]["figures"].items()}
+
+
+def loaded(shown) -> list[int]:
+    """The widths of the two pictures, as the files have them."""
+    return shown.locator("img").evaluate_all("images => Promise.all(images.map(i => i.decode().then(() => i.naturalWidth)))")
+
+
+@RENDERERS
+def test_the_comparison_shows_what_the_server_computed_also_after_a_reload(ui, vue):
+    given = open_and_run(ui, vue)
+    assert set(given) == {"DecoderFinetuneReconstruct", "EditReport"}
+    for kind, layers in {"DecoderFinetuneReconstruct": ["source", "decode", "error", "seam"], "EditReport": ["source", "error", "seam"]}.items():
+        shown = display(ui, kind)
+        assert figures(shown) == expected(given[kind]) and loaded(shown) == [128, 128]
+        assert shown.locator("[data-layer]").evaluate_all("all => all.map(b => b.dataset.layer)") == layers
+    shown = display(ui, "DecoderFinetuneReconstruct")
+    for layer in ("seam", "error", "decode", "source"):
+        shown.locator(f"[data-layer={layer}]").click()
+        assert given["DecoderFinetuneReconstruct"]["pictures"][0]["files"][layer]["filename"] in shown.locator(".bld-before").get_attribute("src")
+        assert loaded(shown) == [128, 128]
+    assert "comparison" not in str(ui.prompt()), "a display is not sent"
+
+    ui.reload()
+    ui.page.locator(".bld-figures td[data-of]").first.wait_for(state="attached")
+    assert figures(display(ui, "DecoderFinetuneReconstruct")) == expected(given["DecoderFinetuneReconstruct"])
+    assert ui.complaints == []
+
+
+@RENDERERS
+def test_the_slider_follows_the_mouse_and_the_keys_and_the_node_stays(ui, vue):
+    open_and_run(ui, vue)
+    shown = display(ui, "DecoderFinetuneReconstruct")
+    places = "app.graph.nodes.map(n => [...n.pos])"
+    before, frame = ui.page.evaluate(places), shown.locator(".bld-frame").bounding_box()
+    assert min(frame["width"], frame["height"]) >= 150, "large enough to see something"
+
+    def at() -> float:
+        """How much of the picture is the layer's, 0..1."""
+        line = shown.locator(".bld-line").bounding_box()
+        return (line["x"] + line["width"] / 2 - frame["x"]) / frame["width"]
+
+    assert at() == pytest.approx(0.5, abs=0.02)
+    mouse, middle = ui.page.mouse, frame["y"] + frame["height"] / 3
+    mouse.move(frame["x"] + frame["width"] / 2, middle)
+    mouse.down()
+    mouse.move(frame["x"] + frame["width"] / 4, middle, steps=4)
+    mouse.up()
+    assert at() == pytest.approx(0.25, abs=0.06)
+    assert shown.locator(".bld-before").evaluate("image => getComputedStyle(image).clipPath").startswith("inset(")
+    moved = at()
+    for _ in range(20):
+        ui.page.keyboard.press("ArrowRight")
+    assert at() == pytest.approx(moved + 0.1, abs=0.02)
+    assert ui.page.evaluate(places) == before
+    assert ui.complaints == []
+
+
+@RENDERERS
+def test_a_fit_draws_its_curve_and_its_picture_while_it_runs(ui, vue):
+    ui.open("smallest_graph")
+    ui.show_renderer(vue)
+    ui.page.evaluate(QUICK, 400)
+    ui.page.evaluate("""() => { const set = (name, value) => { app.graph.nodes.find(n => n.type === "DecoderFinetuneReconstruct")
+        .widgets.find(w => w.name === name).value = value }; set("method.background_target", 200) }""")
+    ui.page.evaluate(SHOW, "DecoderFinetuneReconstruct")
+    ui.press_run()
+    fitting = ui.page.locator(".bld-compare[data-state=fitting]")
+    fitting.wait_for(timeout=120_000)
+    ui.page.wait_for_function("() => document.querySelector('polyline.bld-fit-background')?.points.length >= 4")
+    assert fitting.locator(".bld-after").evaluate("image => image.decode().then(() => image.naturalWidth)") >= 16
+    text = fitting.locator(".bld-fit-text").inner_text()
+    assert "of 400" in text and "dB" in text and "loss" in text
+    points = fitting.locator("polyline.bld-fit-background").evaluate("line => [...line.points].map(p => p.x)")
+    assert points == sorted(points) and points[-1] < 200
+    ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.Interrupt')")
+    ui.page.locator(".bld-compare[data-state=empty]").first.wait_for(timeout=60_000)
+    assert ui.page.locator(".bld-compare[data-state=fitting]").count() == 0, "a cancelled fit leaves nothing behind"
+
+
+ADD = """() => {
+    const node = LiteGraph.createNode("ProgressiveMaskDilate")
+    app.graph.add(node)
+    node.pos = [200, 200]
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [0, 0]
+}"""
+SET = """settings => {
+    const node = app.graph.nodes.find(n => n.type === "ProgressiveMaskDilate")
+    for (const widget of node.widgets) if (widget.name in settings) { widget.value = settings[widget.name]; widget.callback?.(widget.value) }
+}"""
+
+
+@RENDERERS
+def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
+    ui.open()
+    ui.show_renderer(vue)
+    ui.page.evaluate(ADD)
+    stages = ui.page.locator(".bld-stages > div")
+    stages.first.wait_for()
+    for count, takeover, spacing, growth in ((3, 0.78, "equal", 1), (0, 0.78, "equal", 1), (2, 0.6, "eased", 2), (8, 0.95, "eased", 1)):
+        ui.page.evaluate(SET, {"stages": count, "takeover": takeover, "spacing": spacing, "growth": growth})
+        shares = stages.evaluate_all("all => all.map(stage => Number(stage.dataset.share))")
+        assert shares == pytest.approx(stage_shares(count, takeover, spacing))
+        widths = stages.evaluate_all("all => all.map(stage => stage.getBoundingClientRect().width)")
+        assert [width / sum(widths) for width in widths] == pytest.approx(shares, abs=0.01)
+        assert stages.all_text_contents() == [*(f"+{growth * stage}" for stage in range(count, 0, -1)), "mask"]
+    assert ui.complaints == []
