@@ -20,9 +20,9 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 
-MODELS = Path(__file__).resolve().parent / "models"
-WEIGHTS = MODELS / "bld_demo.safetensors"
-OPEN_CLIP = MODELS / "open_clip"
+from .files import OPEN_CLIP, WEIGHTS
+
+__all__ = ["OPEN_CLIP", "WEIGHTS", "load"]
 VOCABULARY = 49408
 
 State = dict[str, torch.Tensor]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from ..loader import OPEN_CLIP
+from ..files import OPEN_CLIP
 from . import common, data, judge, words
 
 NAME = "bld_demo_clip"
@@ -49,7 +49,7 @@ class Tokens:
 
 
 def view(pixels: np.ndarray, scene: data.Plan, rng: np.random.Generator) -> tuple[np.ndarray, data.Plan]:
-    """A whole, masked or cropped view (128, 128, 3) of a scene, and the plan of what is left to see in it."""
+    """A whole, masked or cropped view (H, W, 3) of a scene, and the plan of what is left to see in it."""
     draw = rng.random()
     if draw < 0.25:
         return pixels, scene
@@ -70,11 +70,11 @@ def view(pixels: np.ndarray, scene: data.Plan, rng: np.random.Generator) -> tupl
 def _box(item: data.Item | None, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """A random box: around the object with a random margin on each side, or anywhere."""
     if item is None:
-        size, corner = rng.integers(32, 90, 2), rng.random(2)
+        size, corner = rng.integers(data.SIZE // 4, 0.7 * data.SIZE, 2), rng.random(2)
         left, top = (int(c * (data.SIZE - s)) for c, s in zip(corner, size, strict=True))
         return left, top, left + int(size[0]), top + int(size[1])
     left, top, right, bottom = data.box(item)
-    margin = (rng.random(4) ** 2 * 48).astype(int) - 2
+    margin = ((rng.random(4) ** 2 * 0.375 - 1 / 64) * data.SIZE).astype(int)
     return (max(0, left - margin[0]), max(0, top - margin[1]),
             min(data.SIZE, right + margin[2]), min(data.SIZE, bottom + margin[3]))
 
@@ -98,7 +98,7 @@ def _resize(crop: np.ndarray) -> np.ndarray:
 
 
 def prepare(pixels: np.ndarray, device: torch.device, size: int = 96) -> torch.Tensor:
-    """uint8 (B, 128, 128, 3) to normalised (B, 3, 96, 96)."""
+    """uint8 (B, H, W, 3) to normalised (B, 3, 96, 96)."""
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device).float() / 255
     x = F.interpolate(x, (size, size), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     return (x - torch.tensor(MEAN, device=device).view(3, 1, 1)) / torch.tensor(STD, device=device).view(3, 1, 1)

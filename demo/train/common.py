@@ -6,13 +6,14 @@ import math
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..files import WORK
 from . import data
 
 
@@ -27,12 +28,12 @@ class Settings:
     threads: int
     count: int = 0
     fresh: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    start: Path | None = None
 
 
 def default_work() -> Path:
     """Where checkpoints and latents lie unless --work says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bld-demo-train"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / WORK
 
 
 def prepare(threads: int, seed: int) -> None:
@@ -108,7 +109,7 @@ def _render(task: tuple[str, int]) -> np.ndarray:
 
 
 def pictures(split: str, start: int, count: int, workers: int = 2) -> np.ndarray:
-    """Scenes ``start .. start + count`` of a split: uint8 (count, 128, 128, 3)."""
+    """Scenes ``start .. start + count`` of a split: uint8 (count, H, W, 3)."""
     tasks = [(split, i) for i in range(start, start + count)]
     if count < 200 or workers < 2:
         return np.stack([_render(t) for t in tasks])
@@ -116,9 +117,22 @@ def pictures(split: str, start: int, count: int, workers: int = 2) -> np.ndarray
         return np.stack(list(pool.map(_render, tasks, chunksize=64)))
 
 
+def pool(work: Path, count: int) -> np.ndarray:
+    """Training scenes ``0 .. count`` from ``pictures.npy``, which grows as needed: uint8 (count, H, W, 3), read-only."""
+    path = work / "pictures.npy"
+    known = np.load(path, mmap_mode="r") if path.exists() else np.empty((0, data.SIZE, data.SIZE, 3), np.uint8)
+    if len(known) < count:
+        part = path.with_suffix(".part.npy")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        np.save(part, np.concatenate([known, pictures("train", len(known), count - len(known))]))
+        part.replace(path)
+        known = np.load(path, mmap_mode="r")
+    return known[:count]
+
+
 def to_tensor(pixels: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
     """uint8 (B, H, W, 3) to float (B, 3, H, W) in [-1, 1], contiguous."""
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device).float() / 127.5) - 1
+    return (torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).contiguous().to(device).float() / 127.5) - 1
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:

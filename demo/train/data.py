@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ..files import SPRITES
+
 SIZE = 128
-SPRITES = Path(__file__).resolve().parent.parent / "sprites"
 
 # name -> Noto Color Emoji code point. The list is data: more kinds are more rows (and another training).
 KINDS: dict[str, str] = {
@@ -36,6 +36,10 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 PATTERNS: tuple[str, ...] = ("plain", "gradient", "striped", "dotted", "checkered")
 PLACES: tuple[str, ...] = ("meadow", "beach", "night", "snow", "sea")
 BACKGROUNDS: tuple[str, ...] = tuple(f"{p} {c}" for p in PATTERNS for c in COLOURS) + PLACES
+
+# Weights of squared errors, absolute errors and steps in the autoencoder's loss. Mostly squared: absolute errors spend themselves on the grain, which no
+# weights can keep.
+LOSS = (8.0, 0.5, 0.25)
 
 # Disjoint seed spaces; "train" feeds VAE, UNet, text encoder and ranker, "judge" only the judge.
 SPLITS: dict[str, int] = {"train": 1, "judge": 2, "calibrate": 3, "test": 4}
@@ -80,6 +84,12 @@ def plan(split: str, index: int) -> Plan:
     return Plan(_place(kinds, rng), background, seed)
 
 
+def alone(split: str, index: int, kind: int, background: int) -> Plan:
+    """Scene ``index`` of ``split`` with one object of this kind on this background."""
+    seed = (SPLITS[split], index)
+    return Plan(_place(np.asarray([kind]), np.random.default_rng(seed)), background, seed)
+
+
 def _draw_background(rng: np.random.Generator) -> int:
     if rng.random() < 0.35:
         return len(BACKGROUNDS) - 1 - int(rng.integers(len(PLACES)))
@@ -122,6 +132,16 @@ def sprite(kind: int) -> Image.Image:
     return Image.open(SPRITES / f"{KIND_NAMES[kind].replace(' ', '_')}.png").convert("RGBA")
 
 
+def layer(item: Item) -> Image.Image:
+    """The object alone where it stands in the picture: RGBA 128 x 128."""
+    art = sprite(item.kind)
+    art = art.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if item.flip else art
+    art = art.resize((item.side, item.side), Image.Resampling.LANCZOS).rotate(item.angle, Image.Resampling.BICUBIC)
+    out = Image.new("RGBA", (SIZE, SIZE))
+    out.paste(art, (round(item.x - item.side / 2), round(item.y - item.side / 2)))
+    return out
+
+
 def render(scene: Plan) -> np.ndarray:
     """Paint a scene: uint8 (128, 128, 3)."""
     rng = np.random.default_rng((*scene.seed, 7))
@@ -134,16 +154,11 @@ def render(scene: Plan) -> np.ndarray:
 
 def _paste(picture: np.ndarray, item: Item) -> np.ndarray:
     """Lay one sprite with a soft shadow over the picture."""
-    art = sprite(item.kind)
-    art = art.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if item.flip else art
-    art = art.resize((item.side, item.side), Image.Resampling.LANCZOS).rotate(item.angle, Image.Resampling.BICUBIC)
-    layer = Image.new("RGBA", (SIZE, SIZE))
-    corner = (round(item.x - item.side / 2), round(item.y - item.side / 2))
-    layer.paste(art, corner)
+    art = layer(item)
     shadow = Image.new("L", (SIZE, SIZE))
-    shadow.paste(art.getchannel("A"), (corner[0] + 2, corner[1] + 3))
+    shadow.paste(art.getchannel("A"), (2, 3))
     dark = np.asarray(shadow.filter(ImageFilter.GaussianBlur(3)), np.float32)[..., None] / 255 * 0.35
-    pixels = np.asarray(layer, np.float32) / 255
+    pixels = np.asarray(art, np.float32) / 255
     colour = np.clip(pixels[..., :3] * item.gain * np.asarray(item.hue, np.float32), 0, 1)
     return picture * (1 - dark) * (1 - pixels[..., 3:]) + colour * pixels[..., 3:]
 

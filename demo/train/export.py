@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..loader import WEIGHTS
+from ..files import WEIGHTS
 from . import common, unet, vae
 
 
 def train(settings: common.Settings) -> None:
-    """Write ``demo/models/bld_demo.safetensors`` (fp16) from ``vae.pt`` and ``unet.pt``."""
+    """Write the weights that the node loads (fp16) from ``vae.pt`` and ``unet.pt``."""
     autoencoder = vae.load_trained(settings)
     factors, bias = latent_rgb(autoencoder, settings)
     sizes = {"unet": unet.UNET, "text": unet.TEXT, "vae": vae.CONFIG, "latent_rgb": factors, "latent_rgb_bias": bias}
@@ -45,7 +45,7 @@ def _pair(settings: common.Settings) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def latent_rgb(model: torch.nn.Module, settings: common.Settings) -> tuple[list[list[float]], list[float]]:
     """Least-squares map from latents to small RGB in [-1, 1], for the host's previews: (4, 3) and (3,)."""
-    x = common.to_tensor(common.pictures("train", 0, 64))
+    x = common.to_tensor(common.pool(settings.work, 64))
     z, _ = vae.encode(model, x.to(settings.device))
     colour = torch.nn.functional.avg_pool2d(x, 8).permute(0, 2, 3, 1).reshape(-1, 3)
     values = (z * 0.18215).permute(0, 2, 3, 1).reshape(-1, 4).cpu()

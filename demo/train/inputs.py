@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from ..files import INPUT
 from . import data
 
-FOLDER = Path(__file__).resolve().parent.parent / "input"
 Draw = Callable[[ImageDraw.ImageDraw, int], None]
 
 PLAIN = (1.0, (1.0, 1.0, 1.0))
@@ -79,9 +78,9 @@ def pictures() -> dict[str, Image.Image]:
 
 def main() -> None:
     """Write them all."""
-    FOLDER.mkdir(exist_ok=True)
+    INPUT.mkdir(exist_ok=True)
     for name, picture in pictures().items():
-        picture.save(FOLDER / name)
+        picture.save(INPUT / name)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ..files import JUDGE
 from . import common, data, vae
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "judge.safetensors"
 PEAK = 2e-3
 ROUND_TRIPS = 1200
 
 
 class Judge(torch.nn.Module):
-    """Pictures (B, 3, 128, 128) in [-1, 1] to one logit per kind, (B, 24)."""
+    """Pictures (B, 3, H, W) in [-1, 1] to one logit per kind, (B, K)."""
 
     def __init__(self, kinds: int = len(data.KIND_NAMES)) -> None:
         super().__init__()
@@ -30,9 +30,13 @@ class Judge(torch.nn.Module):
         self.body = torch.nn.Sequential(*layers)
         self.head = torch.nn.Linear(2 * before, kinds)
 
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """The largest and the mean value of each of the last maps, (B, 320); pictures are looked at with 128 pixels a side."""
+        x = self.body(F.avg_pool2d(x, data.SIZE // 128))
+        return torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.body(x)
-        return self.head(torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1))
+        return self.head(self.features(x))
 
 
 def _conv(before: int, after: int, stride: int) -> torch.nn.Sequential:
@@ -41,7 +45,7 @@ def _conv(before: int, after: int, stride: int) -> torch.nn.Sequential:
 
 
 def labels(split: str, start: int, count: int) -> np.ndarray:
-    """Which kinds each scene shows: float32 (count, 24)."""
+    """Which kinds each scene shows: float32 (count, K)."""
     out = np.zeros((count, len(data.KIND_NAMES)), np.float32)
     for row, index in enumerate(range(start, start + count)):
         out[row, [item.kind for item in data.plan(split, index).items]] = 1
@@ -63,9 +67,9 @@ def round_trip(pixels: np.ndarray, settings: common.Settings) -> np.ndarray:
 def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Mirror, shift, blur, brightness and noise, so that softness or colour alone decide nothing."""
     x = x.flip(3) if rng.random() < 0.5 else x
-    shift = [int(v) for v in rng.integers(-6, 7, 2)]
-    x = F.pad(x, (6, 6, 6, 6), mode="replicate")[:, :, 6 + shift[0]:6 + shift[0] + data.SIZE,
-                                                 6 + shift[1]:6 + shift[1] + data.SIZE]
+    reach = data.SIZE * 3 // 64
+    top, left = (int(v) for v in rng.integers(0, 2 * reach + 1, 2))
+    x = F.pad(x, (reach,) * 4, mode="replicate")[:, :, top:top + data.SIZE, left:left + data.SIZE]
     if rng.random() < 0.3:
         x = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
     gain = torch.from_numpy(rng.uniform(0.85, 1.15, (len(x), 3, 1, 1)).astype(np.float32)).to(x.device)
@@ -73,7 +77,7 @@ def augment(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def train(settings: common.Settings) -> None:
-    """Train for the settings' minutes, calibrate one threshold, write ``demo/judge.safetensors``."""
+    """Train for the settings' minutes, calibrate one threshold, write the weights."""
     common.prepare(settings.threads, 37)
     count = settings.count or 9000
     pixels, target = common.pictures("judge", 0, count), labels("judge", 0, count)
@@ -97,11 +101,20 @@ def train(settings: common.Settings) -> None:
     _finish(model.eval(), settings)
 
 
-@torch.no_grad()
 def logits_of(model: Judge, pixels: np.ndarray) -> np.ndarray:
-    """Logits (N, 24) of uint8 pictures."""
+    """Logits (N, K) of uint8 pictures."""
+    return _in_parts(model, model, pixels)
+
+
+def features_of(model: Judge, pixels: np.ndarray) -> np.ndarray:
+    """What the judge goes by, float64 (N, 320), of uint8 pictures."""
+    return _in_parts(model, model.features, pixels).astype(np.float64)
+
+
+@torch.no_grad()
+def _in_parts(model: Judge, look: Callable[[torch.Tensor], torch.Tensor], pixels: np.ndarray) -> np.ndarray:
     device = next(model.parameters()).device
-    parts = [model(common.to_tensor(p, device)).cpu().numpy() for p in np.array_split(pixels, len(pixels) // 50 + 1)]
+    parts = [look(common.to_tensor(p, device)).cpu().numpy() for p in np.array_split(pixels, len(pixels) // 50 + 1)]
     return np.concatenate(parts)
 
 
@@ -110,14 +123,14 @@ def _finish(model: Judge, settings: common.Settings) -> None:
     logits, truth = logits_of(model, common.pictures("calibrate", 0, 1500)), labels("calibrate", 0, 1500)
     candidates = np.linspace(-4, 4, 81)
     threshold = float(max(candidates, key=lambda c: np.mean(((logits > c) == truth).all(1))))
-    save_file({k: v.cpu().contiguous() for k, v in model.half().state_dict().items()}, WEIGHTS,
+    save_file({k: v.cpu().contiguous() for k, v in model.half().state_dict().items()}, JUDGE,
               {"bld_judge": json.dumps({"threshold": threshold, "kinds": list(data.KIND_NAMES)})})
     print(f"judge threshold {threshold:.2f}; test: {accuracy(2000)}", flush=True)
 
 
 def load() -> tuple[Judge, float]:
     """The trained judge (float32, eval) and its threshold on the logits."""
-    with safe_open(WEIGHTS, "pt") as file:
+    with safe_open(JUDGE, "pt") as file:
         threshold = json.loads(file.metadata()["bld_judge"])["threshold"]
         state = {k: file.get_tensor(k) for k in file.keys()}
     model = Judge()

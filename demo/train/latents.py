@@ -7,22 +7,22 @@ import torch
 
 from . import common, vae
 
-CHUNK = 2000
+CHUNK = 500
 
 
 @torch.no_grad()
 def train(settings: common.Settings) -> None:
-    """Write ``latents.npy``: float16 (N, 4, 16, 16) of training scenes 0 .. N, already times SD's 0.18215."""
+    """Write ``latents.npy``: float16 (N, C, h, w) of training scenes 0 .. N, already times SD's 0.18215."""
     common.prepare(settings.threads, 0)
     path, model = settings.work / "latents.npy", vae.load_trained(settings)
     done = [np.load(path)] if path.exists() and not settings.fresh else []
     count, target = sum(map(len, done)), settings.count or 12000
     while count < target:
-        pixels, part = common.pictures("train", count, min(CHUNK, target - count)), []
+        pixels, part = common.pool(settings.work, min(count + CHUNK, target))[count:], []
         for chunk in np.array_split(pixels, max(1, len(pixels) // (settings.batch or 16))):
             with common.autocast(settings.device):
                 mean, _ = vae.encode(model, common.to_tensor(chunk, settings.device))
-            part.append((mean.float() * 0.18215).cpu().numpy().astype(np.float16))
+            part.append((mean.float() * vae.FACTOR).cpu().numpy().astype(np.float16))
         done.append(np.concatenate(part))
         count += len(pixels)
         np.save(path.with_suffix(".part.npy"), np.concatenate(done))

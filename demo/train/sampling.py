@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from . import data
+
 STEPS, CFG, SAMPLER, SCHEDULER = 30, 4.0, "ddim", "normal"
 Conditioning = list
 
@@ -17,10 +19,10 @@ def conditioning(clip: object, prompts: list[str]) -> Conditioning:
 @torch.inference_mode()
 def sample(model: object, clip: object, prompts: list[str], seed: int, latent: torch.Tensor | None = None,
            mask: torch.Tensor | None = None, steps: int = STEPS, cfg: float = CFG) -> torch.Tensor:
-    """Latents (B, 4, 16, 16), one per prompt; with ``mask`` (B, 1, 16, 16) only its ones are changed."""
+    """Latents (B, C, h, w), one per prompt; with ``mask`` (B, 1, h, w) only its ones are changed."""
     import comfy.sample
 
-    start = torch.zeros(len(prompts), 4, 16, 16) if latent is None else latent
+    start = torch.zeros(len(prompts), 4, data.SIZE // 8, data.SIZE // 8) if latent is None else latent
     noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
     return comfy.sample.sample(model, noise, steps, cfg, SAMPLER, SCHEDULER, conditioning(clip, prompts),
                                conditioning(clip, [""] * len(prompts)), start, noise_mask=mask, disable_pbar=True,
@@ -29,16 +31,16 @@ def sample(model: object, clip: object, prompts: list[str], seed: int, latent: t
 
 @torch.inference_mode()
 def decode(vae: object, latents: torch.Tensor) -> np.ndarray:
-    """uint8 pictures (B, 128, 128, 3)."""
+    """uint8 pictures (B, H, W, 3)."""
     return (vae.decode(latents).clamp(0, 1).cpu().numpy() * 255 + 0.5).astype(np.uint8)
 
 
 @torch.inference_mode()
 def encode(vae: object, pixels: np.ndarray) -> torch.Tensor:
-    """Latents (B, 4, 16, 16) of uint8 pictures."""
+    """Latents (B, C, h, w) of uint8 pictures."""
     return vae.encode(torch.from_numpy(pixels).float() / 255)
 
 
 def latent_mask(mask: np.ndarray) -> torch.Tensor:
-    """Boolean masks (B, 128, 128) to latent size (B, 1, 16, 16): one where any pixel of the cell is masked."""
+    """Boolean masks (B, H, W) to latent size (B, 1, h, w): one where any pixel of the cell is masked."""
     return torch.nn.functional.max_pool2d(torch.from_numpy(mask).float()[:, None], 8)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
 
+from ..files import SAMPLES
 from . import common, data, sampling
 
-SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 EDITS = ("a fox", "a sunflower", "a panda", "an apple", "a rocket", "a turtle")
 
 
 def grid(pictures: list[np.ndarray], columns: int) -> Image.Image:
     """Rows of pictures with a thin white gap."""
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * 132 + 4, rows * 132 + 4), "white")
+    rows, step = -(-len(pictures) // columns), data.SIZE + 4
+    sheet = Image.new("RGB", (columns * step + 4, rows * step + 4), "white")
     for i, picture in enumerate(pictures):
-        sheet.paste(Image.fromarray(picture), (4 + i % columns * 132, 4 + i // columns * 132))
+        sheet.paste(Image.fromarray(picture), (4 + i % columns * step, 4 + i // columns * step))
     return sheet
 
 
@@ -50,9 +48,9 @@ def edits(model: object, clip: object, vae: object, seed: int = 2, count: int = 
     return grid(pictures, 1 + len(EDITS))
 
 
-def box_mask(rng: np.random.Generator, low: int = 68, high: int = 108) -> np.ndarray:
-    """A random box, bool (128, 128)."""
-    height, width = rng.integers(low, high + 1, 2)
+def box_mask(rng: np.random.Generator, low: float = 17 / 32, high: float = 27 / 32) -> np.ndarray:
+    """A random box whose sides lie between two shares of the picture's, bool (H, W)."""
+    height, width = rng.integers(int(low * data.SIZE), int(high * data.SIZE) + 1, 2)
     top, left = rng.integers(0, data.SIZE - height + 1), rng.integers(0, data.SIZE - width + 1)
     mask = np.zeros((data.SIZE, data.SIZE), bool)
     mask[top:top + height, left:left + width] = True

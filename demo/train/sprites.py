@@ -6,7 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .data import KINDS, SIZE, SPRITES
+from ..files import SPRITES
+from .data import KINDS, SIZE
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 

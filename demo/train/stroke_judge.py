@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ..files import STROKE_JUDGE
 from . import common, data, sampling
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "stroke_judge.safetensors"
 WIDTHS = (2, 4, 8, 16)
 TRAINED_WIDTHS = (2, 3, 4, 6, 8, 12, 16)
 CELL = 8
+# Lengths below are for pictures of 128 pixels a side.
+SCALE = data.SIZE // 128
 PEAK = 2e-3
 # Where the scenes of the split begin; the other judge's end far below.
 FIRST = 100000
@@ -33,49 +33,49 @@ CLAIMED = 0.01
 # ---------------------------------------------------------------- masks
 
 def stroke(rng: np.random.Generator, width: float, centre: np.ndarray) -> np.ndarray:
-    """A stroke of a brush of ``width`` pixels, 48 to 104 long, bool (128, 128): a third along an axis, a third straight
+    """A stroke of a brush of ``width`` pixels, 3/8 to 13/16 of the picture's side long, bool (H, W): a third along an axis, a third straight
     at any angle, a third curved."""
     form = rng.integers(3)
     angle = rng.integers(2) * np.pi / 2 if form == 0 else rng.uniform(0, np.pi)
     along = np.asarray([np.cos(angle), np.sin(angle)])
     t = np.linspace(-1, 1, 97)[:, None]
-    bend = rng.uniform(12, 28) * rng.choice((-1, 1)) * (form == 2)
-    path = centre + t * along * rng.uniform(24, 52) + (1 - 2 * t**2) * bend * np.asarray([-along[1], along[0]])
+    bend = SCALE * rng.uniform(12, 28) * rng.choice((-1, 1)) * (form == 2)
+    path = centre + t * along * SCALE * rng.uniform(24, 52) + (1 - 2 * t**2) * bend * np.asarray([-along[1], along[0]])
     y, x = np.mgrid[0:data.SIZE, 0:data.SIZE] + 0.5
     distance = np.hypot(x[..., None] - path[:, 0], y[..., None] - path[:, 1]).min(-1)
     return distance <= width / 2
 
 
 def blob(rng: np.random.Generator, centre: np.ndarray) -> np.ndarray:
-    """A round shape with bumps, about 36 to 68 pixels across, bool (128, 128)."""
+    """A round shape with bumps, about a quarter to half of the picture across, bool (H, W)."""
     y, x = np.mgrid[0:data.SIZE, 0:data.SIZE] + 0.5
     theta = np.arctan2(y - centre[1], x - centre[0])
     a, b = rng.uniform(0, 2 * np.pi, 2)
-    radius = rng.uniform(18, 34) * (1 + 0.22 * np.sin(2 * theta + a) + 0.13 * np.sin(3 * theta + b))
+    radius = SCALE * rng.uniform(18, 34) * (1 + 0.22 * np.sin(2 * theta + a) + 0.13 * np.sin(3 * theta + b))
     return np.hypot(x - centre[0], y - centre[1]) <= radius
 
 
 def mask_of(rng: np.random.Generator, width: int, centre: np.ndarray | None = None) -> np.ndarray:
-    """A stroke of that width, or a blob for width 0, bool (128, 128), not near the frame unless a centre is given."""
-    at = rng.uniform(32, data.SIZE - 32, 2) if centre is None else centre
+    """A stroke of that width, or a blob for width 0, bool (H, W), not near the frame unless a centre is given."""
+    at = rng.uniform(data.SIZE / 4, data.SIZE * 3 / 4, 2) if centre is None else centre
     return stroke(rng, width, at) if width else blob(rng, at)
 
 
 def cells(mask: np.ndarray) -> np.ndarray:
-    """The painted share of each latent cell: (..., 128, 128) to float32 (..., 16, 16)."""
+    """The painted share of each latent cell: (..., H, W) to float32 (..., h, w)."""
     grid = data.SIZE // CELL
     return mask.astype(np.float32).reshape(*mask.shape[:-2], grid, CELL, grid, CELL).mean((-3, -1))
 
 
 def enlarge(small: np.ndarray) -> np.ndarray:
-    """Latent cells to pixels: (..., 16, 16) to (..., 128, 128)."""
+    """Latent cells to pixels: (..., h, w) to (..., H, W)."""
     return small.repeat(CELL, -2).repeat(CELL, -1)
 
 
 # ---------------------------------------------------------------- the network
 
 class StrokeJudge(torch.nn.Module):
-    """Pictures (B, 3, 128, 128) in [-1, 1] and painted shares (B, 16, 16) to one logit per kind, (B, 24).
+    """Pictures (B, 3, H, W) in [-1, 1] and painted shares (B, h, w) to one logit per kind, (B, K).
 
     The logit's sigmoid is the share of the painted area on which the kind shows.
     """
@@ -105,22 +105,17 @@ def _conv(before: int, after: int, stride: int) -> torch.nn.Sequential:
 # ---------------------------------------------------------------- examples
 
 def kind_map(scene: data.Plan) -> np.ndarray:
-    """Which kind each pixel shows, int (128, 128); -1 where there is background."""
+    """Which kind each pixel shows, int (H, W); -1 where there is background."""
     out = np.full((data.SIZE, data.SIZE), -1)
     for item in scene.items:
-        art = data.sprite(item.kind).getchannel("A")
-        art = art.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if item.flip else art
-        art = art.resize((item.side, item.side), Image.Resampling.LANCZOS).rotate(item.angle, Image.Resampling.BICUBIC)
-        layer = Image.new("L", (data.SIZE, data.SIZE))
-        layer.paste(art, (round(item.x - item.side / 2), round(item.y - item.side / 2)))
-        out[np.asarray(layer) > 127] = item.kind
+        out[np.asarray(data.layer(item).getchannel("A")) > 127] = item.kind
     return out
 
 
 @dataclass
 class Examples:
-    """``pixels`` uint8 (P, 128, 128, 3) and, for each of N windows: ``row`` of its picture, ``masks`` bool (N, 128, 128),
-    ``shown`` (N, 24) share of the painted pixels that show each kind, ``width`` of the stroke (0: a blob)."""
+    """``pixels`` uint8 (P, H, W, 3) and, for each of N windows: ``row`` of its picture, ``masks`` bool (N, H, W),
+    ``shown`` (N, K) share of the painted pixels that show each kind, ``width`` of the stroke (0: a blob)."""
 
     pixels: np.ndarray
     row: np.ndarray
@@ -161,7 +156,7 @@ def _window(rng: np.random.Generator, scene: data.Plan, widths: tuple[int, ...])
     """A mask, mostly over one of the scene's objects, and how much of each latent cell takes that scene."""
     item = scene.items[int(rng.integers(len(scene.items)))] if scene.items and rng.random() < 0.8 else None
     spread = item.side / 5 if item else 0
-    centre = np.clip(np.asarray([item.x, item.y]) + rng.uniform(-spread, spread, 2), 8, 120) if item else None
+    centre = np.clip(np.asarray([item.x, item.y]) + rng.uniform(-spread, spread, 2), data.SIZE / 16, data.SIZE * 15 / 16) if item else None
     width = int(rng.choice(widths))
     mask = mask_of(rng, width, centre)
     weight = (cells(mask) > 0) * rng.choice((1.0, 1.0, 1.0, 0.5, 0.0)) if rng.random() < 0.8 else cells(mask)
@@ -211,7 +206,7 @@ def _augment(x: torch.Tensor, share: torch.Tensor, rng: np.random.Generator) -> 
 
 @torch.no_grad()
 def shares(model: StrokeJudge, pixels: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """How much of each mask's area shows each kind, float32 (N, 24) in 0..1: pixels uint8 (N, 128, 128, 3), masks bool."""
+    """How much of each mask's area shows each kind, float32 (N, K) in 0..1: pixels uint8 (N, H, W, 3), masks bool."""
     device, share = next(model.parameters()).device, torch.from_numpy(cells(masks))
     parts = [model(common.to_tensor(pixels[i], device), share[i].to(device)).sigmoid().cpu().numpy()
              for i in np.array_split(np.arange(len(pixels)), len(pixels) // 50 + 1)]
@@ -219,7 +214,7 @@ def shares(model: StrokeJudge, pixels: np.ndarray, masks: np.ndarray) -> np.ndar
 
 
 def error(said: np.ndarray, shown: np.ndarray, threshold: float) -> dict[str, float]:
-    """Of the windows' estimated and true shares, (N, 24): how often a kind that covers half of the painted area is missed, how often
+    """Of the windows' estimated and true shares, (N, K): how often a kind that covers half of the painted area is missed, how often
     one that covers less than 2 % is claimed, and how many covering kinds there were."""
     there = shown >= 0.5
     return {"missed": float((said[there] <= threshold).mean()), "claimed": float((said[shown < 0.02] > threshold).mean()),
@@ -234,13 +229,13 @@ def _finish(model: StrokeJudge, apart: Examples) -> None:
         part = apart.width == width
         thresholds[width] = float(np.quantile(said[part][apart.shown[part] < 0.02], 1 - CLAIMED))
         print(f"width {width}: threshold {thresholds[width]:.3f}, {error(said[part], apart.shown[part], thresholds[width])}", flush=True)
-    save_file({k: v.cpu().contiguous() for k, v in model.half().state_dict().items()}, WEIGHTS,
+    save_file({k: v.cpu().contiguous() for k, v in model.half().state_dict().items()}, STROKE_JUDGE,
               {"bld_judge": json.dumps({"thresholds": thresholds, "kinds": list(data.KIND_NAMES)})})
 
 
 def load() -> tuple[StrokeJudge, dict[int, float]]:
     """The trained judge (float32, eval) and, by width of the stroke (0: a blob), the share from which a kind counts as shown."""
-    with safe_open(WEIGHTS, "pt") as file:
+    with safe_open(STROKE_JUDGE, "pt") as file:
         thresholds = json.loads(file.metadata()["bld_judge"])["thresholds"]
         state = {k: file.get_tensor(k) for k in file.keys()}
     model = StrokeJudge()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import common, data
+from . import common, data, graft
 
-CONFIG = {"double_z": True, "z_channels": 4, "resolution": 128, "in_channels": 3, "out_ch": 3, "ch": 64,
+CONFIG = {"double_z": True, "z_channels": 4, "resolution": data.SIZE, "in_channels": 3, "out_ch": 3, "ch": 64,
           "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
-CROP = 64
+CROP = data.SIZE // 2
 KL_WEIGHT = 3e-5
-PEAK = 1e-3
+FACTOR = 0.18215
+PEAK = 6e-4
+# As many pixels a step as a whole picture of 256 x 256.
+BATCH = (256 // CROP) ** 2
 
 
 def build() -> torch.nn.Module:
@@ -20,6 +26,15 @@ def build() -> torch.nn.Module:
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     return AutoencoderKL(embed_dim=4, ddconfig=CONFIG)
+
+
+def start_from(model: torch.nn.Module, path: Path) -> None:
+    """Take over an exported autoencoder, with latents of unit scale."""
+    model.load_state_dict(graft.load(path, "vae"))
+    model.quant_conv.weight.data[:4] *= FACTOR
+    model.quant_conv.bias.data[:4] *= FACTOR
+    model.quant_conv.bias.data[4:] += 2 * math.log(FACTOR)
+    model.post_quant_conv.weight.data /= FACTOR
 
 
 def encode(model: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,24 +49,23 @@ def decode(model: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Error of a sampled reconstruction, with a tiny KL.
-
-    Mostly squared: the absolute errors alone spend themselves on the grain, which no weights can keep.
-    """
+    """Error of a sampled reconstruction, with a tiny KL."""
     mean, logvar = encode(model, x)
     y = decode(model, mean + torch.exp(0.5 * logvar) * torch.randn_like(mean)).float()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return 8 * F.mse_loss(y, x) + 0.5 * F.l1_loss(y, x) + 0.25 * gradient_loss(y, x) + KL_WEIGHT * kl
+    return difference(y, x) + KL_WEIGHT * kl
 
 
-def gradient_loss(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of the differences between neighbouring pixels."""
+def difference(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Squared and absolute errors, and the absolute errors of the steps between neighboring pixels, weighed as the scenes need it."""
+    squared, absolute, edges = data.LOSS
     error = y - x
-    return error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    steps = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+    return squared * F.mse_loss(y, x) + absolute * error.abs().mean() + edges * steps
 
 
 def _crops(pool: np.ndarray, plans: list[data.Plan], rng: np.random.Generator, batch: int) -> np.ndarray:
-    """64-pixel crops, three in four of them near an object, half of them mirrored: uint8 (batch, 64, 64, 3)."""
+    """Crops, of half of the picture's side, three in four of them near an object, half of them mirrored: uint8 (batch, CROP, CROP, 3)."""
     out = np.empty((batch, CROP, CROP, 3), np.uint8)
     for k in range(batch):
         i, corner = rng.integers(len(pool)), rng.integers(0, data.SIZE - CROP + 1, 2)
@@ -66,7 +80,7 @@ def _crops(pool: np.ndarray, plans: list[data.Plan], rng: np.random.Generator, b
 
 @torch.no_grad()
 def measure(model: torch.nn.Module, pixels: np.ndarray, device: torch.device) -> tuple[float, np.ndarray]:
-    """PSNR in dB of whole pictures, and the latents (N, 4, 16, 16)."""
+    """PSNR in dB of whole pictures, and the latents (N, 4, h, w)."""
     model.eval()
     scores, latents = [], []
     for part in np.array_split(pixels, max(1, len(pixels) // 16)):
@@ -82,8 +96,10 @@ def train(settings: common.Settings) -> None:
     """Train for the settings' minutes, resuming from ``vae.pt``."""
     common.prepare(settings.threads, 11)
     path = settings.work / "vae.pt"
-    model, held = build(), common.pictures("test", 0, 48)
+    model, held = build(), common.pictures("test", 0, 16)
     common.initialise(model)
+    if settings.start:
+        start_from(model, settings.start)
     model.to(settings.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=1e-4)
     ema = common.Ema(model, 0.998)
@@ -92,11 +108,11 @@ def train(settings: common.Settings) -> None:
     if state:
         model.load_state_dict(state["model"]), optimiser.load_state_dict(state["optimiser"]), ema.restore(state["ema"])
         step, spent = state["step"], state["spent"]
-    count = settings.count or 4000
-    pool, plans = common.pictures("train", 0, count), [data.plan("train", i) for i in range(count)]
+    count = settings.count or 2500
+    pool, plans = common.pool(settings.work, count), [data.plan("train", i) for i in range(count)]
     rng, clock = np.random.default_rng((11, step)), common.Clock(settings.minutes, spent)
     while clock.progress() < 1:
-        x = common.to_tensor(_crops(pool, plans, rng, settings.batch or 16), settings.device)
+        x = common.to_tensor(_crops(pool, plans, rng, settings.batch or BATCH), settings.device)
         with common.autocast(settings.device):
             loss = loss_of(model, x)
         common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK), 1.0)
@@ -125,7 +141,7 @@ def load_trained(settings: common.Settings) -> torch.nn.Module:
         raise FileNotFoundError("train the VAE first: python -m demo.train vae")
     model = build()
     model.load_state_dict(state["ema"]["shadow"])
-    rescale(model, common.pictures("train", 0, 192))
+    rescale(model, common.pool(settings.work, 48))
     polished = common.load(settings.work / "decoder.pt")
     if polished:
         model.load_state_dict(polished["part"], strict=False)
@@ -133,11 +149,11 @@ def load_trained(settings: common.Settings) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def rescale(model: torch.nn.Module, pixels: np.ndarray, factor: float = 0.18215) -> None:
+def rescale(model: torch.nn.Module, pixels: np.ndarray, factor: float = FACTOR) -> None:
     """Fold a per-channel shift and scale into the 1x1 convolutions: factor * z has mean 0 and deviation 1."""
-    _, z = measure(model, pixels, next(model.parameters()).device)
-    mean = torch.from_numpy(z.mean((0, 2, 3)))
-    scale = 1 / (factor * torch.from_numpy(z.std((0, 2, 3))))
+    device = next(model.parameters()).device
+    z = torch.cat([encode(model, common.to_tensor(part, device))[0].cpu() for part in np.array_split(pixels, len(pixels) // 8)])
+    mean, scale = z.mean((0, 2, 3)), 1 / (factor * z.std((0, 2, 3)))
     quant, post = model.quant_conv, model.post_quant_conv
     quant.bias[:4] = (quant.bias[:4] - mean) * scale
     quant.weight[:4] *= scale.view(4, 1, 1, 1)
