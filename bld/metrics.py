@@ -127,8 +127,10 @@ def colour_shift(x_hat: Tensor, x: Tensor, m: Tensor) -> tuple[float, float]:
     edit, source = (t.expand_as(x_hat).movedim(1, -1)[outside] for t in (x_hat, x))
     if len(edit) == 0:
         return math.nan, math.nan
-    parts = zip(edit.split(CHUNK), source.split(CHUNK), strict=True)
-    differences = torch.cat([delta_e(lab(one), lab(other)) for one, other in parts])
+    # Most methods keep most of the background as it is.
+    differences, apart = edit.new_zeros(len(edit)), (edit != source).any(-1)
+    parts = zip(edit[apart].split(CHUNK), source[apart].split(CHUNK), strict=True)
+    differences[apart] = torch.cat([delta_e(lab(one), lab(other)) for one, other in parts])
     return float(differences.double().mean()), float(differences.kthvalue(math.ceil(0.95 * len(differences))).values)
 
 

@@ -20,7 +20,7 @@ MOST_DB = 150.0
 AMPLIFY = 16
 OUTLINE = (1.0, 0.8, 0.0)
 # Of a batch, so many are shown: each costs five files and the figures of two pictures.
-SHOWN = 16
+SHOWN = 8
 # Larger pictures are scaled down to so many pixels on the longer side.
 LONGEST, QUALITY = 2048, 92
 # A seam of so many levels has the strongest color.

@@ -27,6 +27,7 @@ class BlendedLatentKSampler(io.ComfyNode):
             description="A KSampler for inpainting with ordinary checkpoints, after the paper Blended Latent Diffusion. At every step it puts the source back "
             "outside the mask, so the latent there ends up identical to the source. It can draw several candidates at once.",
             search_aliases=["inpaint", "inpaint sampler", "ksampler", "local edit", "noise mask", "background", "candidates", "blended latent diffusion"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The diffusion model to sample with. LoRA, FreeU and other patches work as usual."),
                 io.Int.Input(
@@ -140,6 +141,7 @@ class BlendedLatentKSampler(io.ComfyNode):
                     tooltip="Drops weak candidates part-way through sampling, which saves time. Connect Prune Candidates.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
@@ -177,7 +179,7 @@ class BlendedLatentKSampler(io.ComfyNode):
         pixels: Tensor | None = None,
         pruning: Pruning | None = None,
     ) -> io.NodeOutput:
-        latent = sample_candidates(
+        latent, shown = sample_candidates(
             model,
             seed,
             steps,
@@ -198,5 +200,6 @@ class BlendedLatentKSampler(io.ComfyNode):
             vae,
             pixels,
             pruning,
+            getattr(getattr(cls, "hidden", None), "unique_id", None),
         )
-        return io.NodeOutput(latent, seeds_of(latent))
+        return io.NodeOutput(latent, seeds_of(latent), ui=shown)

@@ -1,4 +1,4 @@
-"""Before and after, the curve of a fit and the stages of a schedule in the real frontend, in both renderers."""
+"""Before and after, the curve of a fit, the stages of a schedule and the steps of a run in the real frontend, in both renderers."""
 
 from __future__ import annotations
 
@@ -171,3 +171,54 @@ def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
         assert [width / sum(widths) for width in widths] == pytest.approx(shares, abs=0.01)
         assert stages.all_text_contents() == [*(f"+{growth * stage}" for stage in range(count, 0, -1)), "mask"]
     assert ui.complaints == []
+
+
+# The main example up to the sampler, quick. What the display shows at each event is kept.
+SAMPLER = """() => {
+    const after = ["VAEDecode", "ClipRankBatch", "OpenClipLoader", "DecoderFinetuneReconstruct", "LatentFromBatch", "ImageStitch", "SaveImage", "PreviewAny",
+        "PreviewImage", "MarkdownNote"]
+    for (const node of [...app.graph.nodes]) if (after.includes(node.type)) app.graph.remove(node)
+    const node = kind => app.graph.nodes.find(n => n.type === kind)
+    for (const w of node("BlendedLatentKSampler").widgets) if (w.name === "steps") w.value = 8
+    for (const w of node("BlendedLatentKSampler").widgets) if (w.name === "candidates") w.value = 2
+    const view = LiteGraph.createNode("SaveLatent")
+    app.graph.add(view)
+    node("BlendedLatentKSampler").connect(0, view, 0)
+    window.seen = []
+    window.comfyAPI.api.api.addEventListener("blended_latent.sampling", ({ detail }) => {
+        const marks = [...document.querySelectorAll(".bld-mark")].filter(mark => !mark.hidden)
+        window.seen.push([detail.step ?? null, marks.map(mark => parseFloat(mark.style.left) / 100)])
+    })
+}"""
+CHANGE = """([name, value]) => {
+    const widget = app.graph.nodes.find(n => n.type === "BlendedLatentKSampler").widgets.find(w => w.name === name)
+    widget.value = value
+    widget.callback?.(value)
+}"""
+
+
+@RENDERERS
+def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, vue):
+    ui.open("blended_latent_edit")
+    ui.show_renderer(vue)
+    ui.page.evaluate(SAMPLER)
+    ui.page.evaluate(SHOW, "BlendedLatentKSampler")
+    bar = ui.page.locator(".bld-timeline").filter(has_text="steps")
+    assert bar.locator(".bld-when").inner_text() == "Run to see the steps."
+    shares = bar.locator(".bld-stages > div").evaluate_all("all => all.map(stage => Number(stage.dataset.share))")
+    assert shares == pytest.approx(stage_shares(3, 0.78)), "the schedule is known before the steps are"
+    record = ui.run()
+    (shown,) = [output["steps"][0] for output in record["outputs"].values() if "steps" in output]
+    assert bar.locator(".bld-stages > div").all_text_contents() == [str(shown["stages"].count(stage)) for stage in range(4)]
+    ticks = bar.locator(".bld-steps > i").evaluate_all("all => all.map(tick => [parseFloat(tick.style.left) / 100, Number(tick.dataset.stage)])")
+    assert [start for start, _ in ticks] == pytest.approx(shown["starts"], abs=1e-3) and [stage for _, stage in ticks] == shown["stages"]
+    seen = ui.page.evaluate("window.seen")
+    assert seen[0][0] is None and [step for step, _ in seen[1:]] == list(range(8))
+    assert [mark for _, (mark,) in seen[1:]] == pytest.approx(shown["starts"], abs=1e-3)
+    assert ui.page.locator(".bld-mark:visible").count() == 0, "the run is over"
+
+    ui.page.evaluate(CHANGE, ["steps", 9])
+    assert bar.locator(".bld-steps > i").count() == 0 and "Run to see the steps." in bar.inner_text()
+    ui.page.evaluate(CHANGE, ["steps", 8])
+    assert bar.locator(".bld-steps > i").count() == 8
+    assert "shares" not in str(ui.prompt()) and ui.complaints == []

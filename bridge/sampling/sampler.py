@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...bld import masks
 from ...bld.blending import NoiseDraws, keep_background
-from ...bld.schedule import MaskSchedule, constant, route
+from ...bld.schedule import MaskSchedule, constant
 from ...bld.seeds import candidate_seed
 from ..checks import as_mask, as_samples
 from ..latent_masks import as_schedule, fitted, noise_mask, of_latent, sets_of_frames
@@ -23,6 +23,7 @@ from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
 from .pruning import Pruning, Race, check_conditions
 from .seeds import with_seeds
 from .stages import with_schedule
+from .steps import Steps
 
 
 def sample_candidates(
@@ -46,10 +47,12 @@ def sample_candidates(
     vae: comfy.sd.VAE | None,
     pixels: Tensor | None,
     pruning: Pruning | None,
-) -> dict:
-    """The LATENT of all candidates that are left, as the node's inputs ask for.
+    node_id: str | None,
+) -> tuple[dict, dict]:
+    """The LATENT of all candidates that are left, as the node's inputs ask for, and the node's `ui` output.
 
     Args: as the inputs of Blended Latent KSampler. fresh_background: whether the background gets new noise at each step.
+        node_id: the node that shows the steps.
 
     Returns: a LATENT with the candidates of the first source, then those of the second, ...; background exact, the result's mask as
     noise_mask, their numbers as batch_index, and their seeds (see `seeds`). Raises ValueError for inputs that do not fit together.
@@ -65,8 +68,10 @@ def sample_candidates(
 
     rows = [row for row in range(len(source)) for _ in range(candidates)]
     seeds = [candidate_seed(seed, i % candidates, row) for i, row in enumerate(rows)]
-    executed = sum(end - start for start, end in route(max(len(sigmas) - 1, 0), resample_steps))
-    callback = progress(model, executed, len(rows))
+    shown = Steps(
+        model, sigmas, schedule, resample_steps, node_id, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise
+    )
+    callback = progress(model, len(shown.order), len(rows))
     kept: list[int] = []
 
     def sample(chunk: list[int]) -> Tensor:
@@ -83,7 +88,7 @@ def sample_candidates(
             sigmas,
             *of_rows([positive, negative], of_chunk, len(source), chunk, len(rows)),
             source[of_chunk],
-            callback=callback(chunk, race),
+            callback=shown.marked(callback(chunk, race)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=of_seeds[0],
         )
@@ -94,7 +99,8 @@ def sample_candidates(
     at_once = 1 if sampler_name in WHOLE_BATCH_SAMPLERS else chunk_size or that_fit(model, source, len(rows))
     samples = in_chunks(len(rows), at_once, candidates if pruning else len(rows), sample)
     of_kept = [rows[i] for i in kept]
-    return finish(latent_image, samples, source[of_kept], schedule and schedule.rows(of_kept), kept, [seeds[i] for i in kept])
+    latent = finish(latent_image, samples, source[of_kept], schedule and schedule.rows(of_kept), kept, [seeds[i] for i in kept])
+    return latent, {"steps": [shown.shown]}
 
 
 def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSchedule | None, both: bool) -> tuple[Tensor | None, MaskSchedule | None]:
