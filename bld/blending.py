@@ -17,6 +17,22 @@ def keep_background(z: Tensor, z_init: Tensor, m: Tensor) -> Tensor:
     return torch.where(m > 0, z, z_init)
 
 
+def fresh_noise_gain(m: Tensor) -> Tensor:
+    """How much stronger background noise must be for a blend under m to have the noise of its level.
+
+    The blend is linear: z · m + z_bg · (1 - m), with z = a · z_0 + s · ε at the level and z_bg = a · z_init + s · g · ε_bg. Fresh
+    noise ε_bg is independent of ε, so the variances of the two add up, and the noise of the blend is s · sqrt(m² + (1 - m)² · g²). With
+    g = 1 that is only 0.71 · s where m is 0.5, less than a model is told. It is s, whatever m is, for g = sqrt((1 + m) / (1 - m)).
+    The clean parts stay mixed by m : 1 - m.
+
+    Args:
+        m: in 0..1.
+
+    Returns: g in the shape of m, >= 1, and exactly 1 where m is 0. Where m is 1 it is some large number, which the blend multiplies by 0.
+    """
+    return m.clamp(max=1 - 1e-6).atanh().exp()
+
+
 def noise_again(z: Tensor, noise: Tensor, level: tuple[Tensor, Tensor], higher: tuple[Tensor, Tensor]) -> Tensor:
     """z at a noise level noised up to a higher one, as the forward process would: RePaint's jump back (Lugmayr et al. 2022).
 

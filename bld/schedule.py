@@ -12,6 +12,8 @@ from torch import Tensor
 from . import masks as m_
 
 SPACINGS = ("equal", "eased")
+# Samplers that carry log(sigma) come back a few ulps off a listed level, and a level at which a stage ends may be missed likewise.
+ROUNDING = 1e-4
 
 
 def step_at(sigma: float, sigmas: Tensor) -> int:
@@ -26,8 +28,7 @@ def step_at(sigma: float, sigmas: Tensor) -> int:
 
     Returns: 0..steps - 1.
     """
-    # Samplers that carry log(sigma) come back a few ulps off the listed level.
-    passed = int((sigmas[1:] >= sigma * (1 - 1e-4)).sum())
+    passed = int((sigmas[1:] >= sigma * (1 - ROUNDING)).sum())
     return min(passed, len(sigmas) - 2)
 
 
@@ -58,8 +59,7 @@ def stage_at(sigma: float, ends: Sequence[float]) -> int:
 
     Returns: 0..len(ends).
     """
-    # A scheduler that lists the very level at which a stage ends may miss it by a rounding.
-    return sum(sigma <= end * (1 + 1e-4) for end in ends)
+    return sum(sigma <= end * (1 + ROUNDING) for end in ends)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import comfy.controlnet
 import comfy.k_diffusion.sampling as k_diffusion
+import comfy.model_base
 import comfy.model_management
 import comfy.patcher_extension
 import comfy.sampler_helpers
@@ -44,6 +46,17 @@ class Blend(comfy.samplers.KSamplerX0Inpaint):
         self.latent_image = model.latent_image
         self.noise = model.noise
         self.model_sampling = model.inner_model.inner_model.model_sampling
+
+    def go_to(self, step: int) -> None:
+        """Makes `step` of the run the current one. ComfyUI's samplers tell it by their callback, after the step's first call."""
+
+    def mask_of_call(self, sigma: Tensor, denoise_mask: Tensor, model_options: dict) -> tuple[Tensor, dict]:
+        """The mask that the call will blend with, and the options that let it blend with just this one."""
+        options = dict(model_options)
+        function = options.pop("denoise_mask_function", None)
+        if function is None:
+            return denoise_mask, options
+        return function(sigma, denoise_mask, extra_options={"model": self.inner_model, "sigmas": self.sigmas}), options
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +103,37 @@ def chain_mask_function(guider: Guider, make: Callable[[MaskFunction | None], Ma
     The guider's options are ComfyUI's copy for this run, so the order of the patches in the workflow does not matter.
     """
     guider.model_options["denoise_mask_function"] = make(guider.model_options.get("denoise_mask_function"))
+
+
+# Told one noise level for each frame of the latent, the mean of the mask over the frame; LTX-Video is told one for each cell.
+LEVEL_PER_FRAME = (comfy.model_base.WAN22, comfy.model_base.CosmosPredict2)
+
+
+class Told:
+    """What a model with a noise level for each part of the latent is told, call by call: the part that is noised, and no other.
+
+    ComfyUI tells such a model the mask that the run starts with. Where the model knows a level for each frame only, all of a frame
+    that the mask touches is told, so all of it is noised.
+    """
+
+    def __init__(self, model: ModelPatcher) -> None:
+        """model: our clone, which blends as the mask function tells."""
+        self.frames = isinstance(model.model, LEVEL_PER_FRAME)
+        if self.frames:
+            model.add_object_patch("scale_latent_inpaint", partial(self.background, model.model))
+
+    def tell(self, guider: Guider, mask: Tensor) -> None:
+        """mask: (1 or B, 1 or C, ..., h, w), what the coming call blends with."""
+        self.mask = (mask.amax((-2, -1), keepdim=True) > 0).to(mask) if self.frames else mask
+        for conditions in guider.conds.values():
+            for condition in conditions:
+                if "denoise_mask" in condition["model_conds"]:
+                    condition["model_conds"]["denoise_mask"].cond = self.mask
+
+    def background(self, inner: comfy.model_base.BaseModel, **given) -> Tensor:
+        """The source with the noise of its frames. Where a frame has none, the model's own `scale_latent_inpaint`, which leaves it clean."""
+        noised = comfy.model_base.BaseModel.scale_latent_inpaint(inner, **given)
+        return torch.where(self.mask > 0, noised, type(inner).scale_latent_inpaint(inner, **given))
 
 
 def levels_of_call(model_options: dict) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import comfy.nested_tensor
 import comfy.patcher_extension
@@ -19,6 +20,8 @@ from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMa
 
 SEED, STEPS, CFG = 5, 4, 2.0
 VIDEO = [name for name, family in FAMILIES.items() if len(family.latent) == 4 and family.latent[1] > 1]
+# Told a noise level for each cell, or for each frame.
+LEVELS = ["LTX-Video", "Wan 2.2 5B", "Cosmos Predict2"]
 CLEAN = [name for name, family in FAMILIES.items() if family.clean]
 families = pytest.mark.parametrize("name", FAMILIES)
 
@@ -199,12 +202,12 @@ def host_sample(model, loaded: Loaded, latent: dict) -> Tensor:
     return host_nodes.KSampler().sample(model, SEED, STEPS, CFG, "euler", "normal", loaded.positive, loaded.negative, latent, 1.0)[0]["samples"]
 
 
-def told_at_each_call(loaded: Loaded, key: str, **options) -> list[Tensor]:
-    """What the model is told beside the latent, the prompt's half of the batch."""
+def inputs_beside(loaded: Loaded, **options) -> list[Tensor]:
+    """The channels that the model gets beside the latent at each call, the prompt's half of the batch."""
     told = []
 
     def watch(executor, x, t, c_concat=None, *args, **kwargs):
-        told.append((c_concat if key == "c_concat" else kwargs[key]).chunk(2)[0].clone())
+        told.append(c_concat.chunk(2)[0].clone())
         return executor(x, t, c_concat, *args, **kwargs)
 
     watched = loaded.model.clone()
@@ -221,17 +224,53 @@ def test_an_inpaint_checkpoint_is_told_the_mask_of_the_result():
     options = {"latent_image": loaded.latent, "mask_schedule": shrinking(loaded, masks), "candidates": 2}
     thin = at_latent_size(loaded, masks).float()[[0, 0, 1, 1]]
     source = loaded.model.model.process_latent_in(loaded.latent["samples"])[[0, 0, 1, 1]]
-    for told in told_at_each_call(loaded, "c_concat", **options):
+    for told in inputs_beside(loaded, **options):
         assert torch.equal(told[:, 0].cpu(), thin)
         assert torch.allclose(told[:, 1:].cpu(), source)
 
 
-def test_a_model_with_a_noise_level_for_each_part_is_told_the_mask_of_the_result():
-    """LTX-Video takes what the mask leaves out as noiseless, and the mask of the result is what it is told."""
-    loaded = load("LTX-Video")
+def noised_and_told(loaded: Loaded, run: Callable[[Any], object]) -> list[tuple[Tensor, Tensor]]:
+    """For each call of run(model): which cells of the first latent are not the clean source, and the noise level that each is told, (T, h, w)."""
+    source, seen = loaded.model.model.process_latent_in(first(loaded)["samples"])[0], []
+
+    def watch(executor, x, timestep, *args, **kwargs):
+        told = timestep[0].reshape(-1)
+        cells = x[0, 0].numel()
+        told = told.repeat_interleave(cells // len(told)).reshape(x.shape[2:])
+        seen.append(((x[0] - source.to(x)).abs().amax(0) > 1e-4, told))
+        return executor(x, timestep, *args, **kwargs)
+
+    watched = loaded.model.clone()
+    watched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "watch", watch)
+    run(watched)
+    return seen
+
+
+@pytest.mark.parametrize("sampler", ["ours", "the host's"])
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_model_with_a_level_for_each_part_is_told_what_is_noised_at_every_stage(name, sampler):
+    loaded = load(name)
     mask = mask_of(loaded)
-    for told in told_at_each_call(loaded, "denoise_mask", mask_schedule=shrinking(loaded, mask)):
-        assert torch.equal(told[0, 0].cpu(), at_latent_size(loaded, mask).float().expand_as(told[0, 0]))
+    if name in VIDEO:
+        mask = torch.cat([mask, torch.zeros_like(mask), mask_of(loaded, mirrored=True)])
+    schedule = shrinking(loaded, mask)
+
+    def ours(model) -> None:
+        sample(loaded, model=model, mask_schedule=schedule)
+
+    def hosts(model) -> None:
+        host_sample(ApplyMaskSchedule.execute(model, schedule).args[0], loaded, first(loaded))
+
+    calls = noised_and_told(loaded, ours if sampler == "ours" else hosts)
+    assert len(calls) == STEPS
+    for noised, told in calls:
+        assert torch.equal(noised, told > 0)
+        assert told[noised].min() == told.max() > 0, "the level of the call, not a share of it"
+    sizes = [int(noised.sum()) for noised, _ in calls]
+    if name == "LTX-Video":
+        assert sizes[0] > sizes[-1] == int(at_latent_size(loaded, mask).sum()), "the mask shrinks"
+    elif name in VIDEO:
+        assert sizes == [calls[0][0][0].numel() * 2] * STEPS, "the frame without a mask is told to be clean, and is"
 
 
 NESTED = {"samples": comfy.nested_tensor.NestedTensor([torch.ones(1, 16, 3, 8, 10), torch.ones(1, 8, 40)])}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...bld.schedule import MaskSchedule, stage_at, step_at
+from ...bld.schedule import ROUNDING, MaskSchedule, stage_at, step_at
 from ..checks import check_batch
-from ..comfy_internals import MaskFunction, Run, chain_mask_function, change_runs, mixing_factors
-from ..latent_masks import fitted, noise_mask
+from ..comfy_internals import MaskFunction, Run, Told, chain_mask_function, change_runs, mixing_factors
+from ..latent_masks import fitted
 
 KEY = "blended_latent_diffusion"
 
@@ -23,28 +21,49 @@ def stage_of_call(ends: list[float], sigma: Tensor, sigmas: Tensor, model_sampli
     """
     step = step_at(float(sigma.max()), sigmas)
     # uni_pc ends at 0.001 instead of 0.
-    if sigmas[step + 1] <= float(model_sampling.sigma_min) * (1 + 1e-4):
+    if sigmas[step + 1] <= float(model_sampling.sigma_min) * (1 + ROUNDING):
         return len(ends)
     return stage_at(float(sigmas[step]), [float(model_sampling.percent_to_sigma(end)) for end in ends])
 
 
-@dataclass(frozen=True, eq=False)
+def ends_of_stages(ends: list[float], sigmas: Tensor, model_sampling) -> list[float]:
+    """The noise level of the first step that is past each stage but the last, descending. A call at this level or below is past it, too.
+
+    Args: as of `stage_of_call`.
+    """
+    stages = [stage_of_call(ends, sigma, sigmas, model_sampling) for sigma in sigmas[:-1]]
+    return [next((float(sigma) for sigma, of_step in zip(sigmas, stages, strict=False) if of_step > stage), 0.0) for stage in range(len(ends))]
+
+
 class ScheduledMask:
     """A `denoise_mask_function` of ComfyUI that gives each model call the mask of its stage.
 
-    Attributes:
-        schedule: its masks in the shape of a noise mask, or (S, B, h, w).
-        previous: another patch's function. It works on our mask instead of being replaced. What our mask leaves out stays out:
-            Differential Diffusion would let its last step change everything.
+    The masks lie on the device, and each call picks its own there, by its level. So nothing waits for the device.
     """
 
-    schedule: MaskSchedule
-    previous: MaskFunction | None
+    def __init__(self, schedule: MaskSchedule, run: Run, told: Told, previous: MaskFunction | None) -> None:
+        """
+        schedule: its masks in the shape of noise masks, (S, 1 or B, 1, ..., h, w).
+        told: what the model is told of each call's mask.
+        previous: another patch's function. It works on our mask instead of being replaced. What our mask leaves out stays out:
+            Differential Diffusion would let its last step change everything.
+        """
+        patcher = run.guider.model_patcher
+        levels = ends_of_stages(schedule.ends, run.sigmas.cpu(), patcher.get_model_object("model_sampling"))
+        device = patcher.load_device
+        # Ascending, as bucketize needs them: the thin mask comes first.
+        self.levels = torch.tensor(levels[::-1], device=device) * (1 + ROUNDING)
+        self.masks = schedule.masks.flip(0).flatten(0, 1).to(device, torch.float32)
+        self.rows = torch.arange(schedule.masks.shape[1], device=device)
+        self.told, self.previous = told, previous
 
     def __call__(self, sigma: Tensor, denoise_mask: Tensor, extra_options: dict) -> Tensor:
-        stage = stage_of_call(self.schedule.ends, sigma, extra_options["sigmas"], extra_options["model"].inner_model.model_sampling)
-        mask = noise_mask(self.schedule.masks[stage], denoise_mask).to(denoise_mask).expand_as(denoise_mask)
-        return self.previous(sigma, mask, extra_options=extra_options) * (mask > 0) if self.previous else mask
+        stage = torch.bucketize(sigma.contiguous(), self.levels)
+        mask = self.masks.index_select(0, torch.add(self.rows, stage, alpha=len(self.rows)))
+        if self.previous is not None:
+            mask = self.previous(sigma, mask.expand_as(denoise_mask), extra_options=extra_options) * (mask > 0)
+        self.told.tell(extra_options["model"], mask)
+        return mask
 
 
 def with_schedule(model: ModelPatcher, schedule: MaskSchedule, source: Tensor | None = None) -> ModelPatcher:
@@ -59,14 +78,17 @@ def with_schedule(model: ModelPatcher, schedule: MaskSchedule, source: Tensor | 
         if run.latent.ndim < 4:
             raise ValueError("The latent is audio, which a mask schedule doesn't support: sample without the schedule.")
         patcher, noise, latent = run.guider.model_patcher, run.noise, run.latent
-        chain_mask_function(run.guider, lambda previous: ScheduledMask(schedule, previous))
-        thin = noise_mask(fitted(schedule, latent).thin, latent).to(patcher.load_device, noise.dtype)
+        of_run = fitted(schedule, latent)
+        chain_mask_function(run.guider, lambda previous: ScheduledMask(of_run, run, told, previous))
+        thin = of_run.thin.to(patcher.load_device, noise.dtype)
         if source is not None:
             noise, latent = as_noise_over(source, noise, latent, float(run.sigmas[0]), patcher)
         # One channel for all: Kandinsky 5 feeds the mask to the network as it is.
         return noise, latent, thin.expand(len(noise), 1, *noise.shape[2:])
 
-    return change_runs(model, KEY, start)
+    patched = change_runs(model, KEY, start)
+    told = Told(patched)
+    return patched
 
 
 def as_noise_over(source: Tensor, noise: Tensor, latent: Tensor, sigma: float, patcher: ModelPatcher) -> tuple[Tensor, Tensor]:
