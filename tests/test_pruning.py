@@ -70,12 +70,15 @@ def test_the_model_is_not_asked_for_those_that_are_out(edit, clip):
 
 
 def test_those_with_the_best_predictions_go_on(edit, clip):
-    """Judged by hand: all candidates up to the same step, what is predicted there decoded and ranked."""
-    seen = []
-    draw(edit, model=watched(edit.model, lambda args: seen.append(args["denoised"])), scheduler="simple")
+    """Judged by hand: all candidates up to the same step, what is predicted there decoded and ranked.
+
+    With this seed the third leads the fourth by 0.05. Pruning decodes a part of the picture, and its scores differ by up to 0.01.
+    """
+    seen, seed = [], 8
+    draw(edit, model=watched(edit.model, lambda args: seen.append(args["denoised"])), scheduler="simple", seed=seed)
     predicted = edit.vae.decode(edit.model.model.process_latent_out(seen[4].float()))
     scores = similarity(list(predicted), [edit.mask[0]] * N, clip, ranking.phrases("a fox"), [], {"masked": 1.0}, 0.0)
-    out = draw(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.5, keep=0.5, scope="masked"))
+    out = draw(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.5, keep=0.5, scope="masked"), seed=seed)
     assert out["batch_index"] == sorted(ranking.order(scores)[:3].tolist())
 
 
