@@ -222,6 +222,25 @@ def _widen(mask: Tensor, reach_y: int, reach_x: int) -> Tensor:
     return _widest(_widest(mask, min(reach_y, height - 1), -2), min(reach_x, width - 1), -1)
 
 
+def thickness(mask: Tensor, most: int) -> Tensor:
+    """How thick each part of a mask is: the side of the largest square of masked cells that each cell lies in, in cells, at most `most`.
+
+    A cell that sticks out of a thicker part by no more than one counts as part of it, so that a blob's round corners are no thin parts.
+
+    Args:
+        mask: (B, h, w); > 0 is masked, and nothing beyond the frame is.
+        most: >= 1.
+
+    Returns: (B, h, w), whole numbers, 0 where nothing is masked.
+    """
+    on = (mask > 0).to(mask)
+    thick = on
+    for side in range(2, min(most, *mask.shape[-2:]) + 1):
+        squares = -F.max_pool2d(-on, side, 1)
+        thick = torch.where(F.max_pool2d(F.pad(squares, [side - 1] * 4), side, 1) > 0, side, thick)
+    return dilate(thick, 3) * on
+
+
 def dilate(mask: Tensor, kernel: int, shape: str = "square") -> Tensor:
     """Grey dilation with an all-ones structuring element of an odd width of `kernel` latent pixels.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -12,6 +13,7 @@ from torch import Tensor
 from . import masks as m_
 
 SPACINGS = ("equal", "eased")
+EVERYWHERE, THIN_PARTS = "everywhere", "thin parts"
 # Samplers that carry log(sigma) come back a few ulps off a listed level, and a level at which a stage ends may be missed likewise.
 ROUNDING = 1e-4
 
@@ -123,8 +125,12 @@ def shrinking(
     shape: str = "square",
     spacing: str = "equal",
     soft_edge: int = 0,
+    where: str = EVERYWHERE,
+    thin: int = 2,
 ) -> MaskSchedule:
     """The paper's progressive shrinking: the mask dilated by kernels 2·growth·s + 1, s = stages..1, then the mask itself.
+
+    A broad mask loses by it: an edit that forms beyond the mask is cut at its edge later. So it can be kept to the thin parts.
 
     Args:
         mask: (B, h, w) at latent size, in 0..1.
@@ -136,6 +142,24 @@ def shrinking(
         spacing: see `stage_shares`.
         soft_edge: latent pixels of a linear ramp around the wide stages; the last stage is never softened, since what it
             leaves out has to stay exact.
+        where: `everywhere` the whole mask is dilated (the paper); `thin parts` each part as far as it needs, see `needs`.
+        thin: latent pixels, >= 1; for `thin parts`.
     """
-    wide = [m_.soften(m_.dilate(mask, 2 * growth * stage + 1, shape), soft_edge) for stage in range(stages, 0, -1)]
+    if where not in (EVERYWHERE, THIN_PARTS):
+        raise ValueError(f"where is {where!r}, but must be {EVERYWHERE} or {THIN_PARTS}.")
+    parts = [(mask, 1.0)] if where == EVERYWHERE else needs(mask, thin)
+    wide = [torch.maximum(mask, m_.soften(widened(parts, growth * stage, shape), soft_edge)) for stage in range(stages, 0, -1)]
     return MaskSchedule(torch.stack([*wide, mask]), stage_shares(stages, takeover, spacing))
+
+
+def needs(mask: Tensor, thin: int) -> list[tuple[Tensor, float]]:
+    """The parts of a mask (B, h, w) by their thickness, each with the share 0..1 of the full reach that it needs: 1 for a single latent
+    pixel, less in equal steps the thicker it is, and none for what is thicker than `thin`.
+    """
+    thick = m_.thickness(mask, thin + 1)
+    return [(mask * (thick == side), 1 - (side - 1) / thin) for side in range(1, thin + 1)]
+
+
+def widened(parts: list[tuple[Tensor, float]], reach: int, shape: str) -> Tensor:
+    """Parts of a mask, each dilated by its share of `reach` latent pixels, rounded up, in one mask."""
+    return torch.stack([m_.dilate(part, 2 * math.ceil(reach * share - 1e-6) + 1, shape) for part, share in parts]).amax(0)

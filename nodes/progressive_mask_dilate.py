@@ -82,6 +82,25 @@ class ProgressiveMaskDilate(io.ComfyNode):
                     tooltip="Width of a soft edge around the wide stages, in latent pixels. Your own mask is never softened. The paper uses 0.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="Only for the preview: the picture that the mask belongs to, to see the masks on it."),
+                io.Combo.Input(
+                    "where",
+                    options=[schedule.EVERYWHERE, schedule.THIN_PARTS],
+                    default=schedule.EVERYWHERE,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which parts of the mask start wide. everywhere: the whole mask (the paper). thin parts: only strokes and points, so that broad "
+                    "areas keep their edge. With thin parts you can raise takeover to 0.95.",
+                ),
+                io.Int.Input(
+                    "thin",
+                    default=2,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only for thin parts: up to how many latent pixels a part counts as thin. The thinner it is, the wider it starts; thicker parts "
+                    "don't grow at all.",
+                ),
             ],
             outputs=[
                 MaskScheduleType.Output(
@@ -103,7 +122,9 @@ class ProgressiveMaskDilate(io.ComfyNode):
         spacing: str = "equal",
         soft_edge: int = 0,
         image: Tensor | None = None,
+        where: str = schedule.EVERYWHERE,
+        thin: int = 2,
     ) -> io.NodeOutput:
-        shrinking = schedule.shrinking(as_mask(mask), stages, growth, takeover, shape, spacing, soft_edge)
+        shrinking = schedule.shrinking(as_mask(mask), stages, growth, takeover, shape, spacing, soft_edge, where, thin)
         shown = {**ui.PreviewImage(stages_over_time(shrinking, image)).as_dict(), "schedule": [{"shares": list(shrinking.shares)}]}
         return io.NodeOutput(shrinking, shrinking.masks.flatten(0, 1), ui=shown)
