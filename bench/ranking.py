@@ -47,7 +47,7 @@ from bench._judge import against, interval, own_error, shown
 from bench._nodes import Tools, defaults, draw, half_precision, load, prompts_of, prunings, scores, source_of
 from blended_latent_diffusion.bld import metrics, ranking
 from blended_latent_diffusion.bld.blending import keep_background
-from blended_latent_diffusion.bridge.clip.rank import errors_of
+from blended_latent_diffusion.bridge.clip.measure import errors_of
 from blended_latent_diffusion.bridge.sampling.pruning import Pruning
 from blended_latent_diffusion.bridge.sampling.stages import stage_of_call
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch

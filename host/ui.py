@@ -123,10 +123,10 @@ class Ui:
         """Press the Run button."""
         self.page.get_by_test_id("queue-button").first.click()
 
-    def run(self, timeout: float = 300) -> Json:
-        """Press Run and wait for the end; returns the server's record of the run. Raises TimeoutError."""
+    def run(self, timeout: float = 300, press: Any = None) -> Json:
+        """Press Run, or the button `press`, and wait for the end; returns the server's record of the run. Raises TimeoutError."""
         before = set(self._get("/history"))
-        self.press_run()
+        press.click() if press else self.press_run()
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             done = [entry for prompt_id, entry in self._get("/history").items() if prompt_id not in before]

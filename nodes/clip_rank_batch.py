@@ -39,7 +39,8 @@ class ClipRankBatch(io.ComfyNode):
             node_id="ClipRankBatch",
             display_name="CLIP Rank Batch",
             category=CATEGORY,
-            description="Sorts pictures by how well they match a prompt, best first, and keeps as many as you want. Their latents stay in the same order.",
+            description="Sorts pictures by how well they match a prompt, best first, and returns the best, or those that you pick in its gallery. Their "
+            "latents stay in the same order.",
             search_aliases=[
                 "rank images",
                 "sort images",
@@ -50,9 +51,11 @@ class ClipRankBatch(io.ComfyNode):
                 "top k",
                 "pick",
                 "pick best",
+                "gallery",
                 "blended latent diffusion",
             ],
             is_input_list=True,
+            has_intermediate_output=True,
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to rank: a batch, or a list of pictures of any sizes. All of them are ranked together."),
                 OpenClipType.Input("clip", tooltip="The CLIP model that does the ranking, from Load OpenCLIP."),
@@ -133,6 +136,13 @@ class ClipRankBatch(io.ComfyNode):
                     advanced=True,
                     tooltip="Ranks down pictures with writing in them. Turn it on if candidates spell out the prompt instead of showing it.",
                 ),
+                io.String.Input(
+                    "pick",
+                    default="",
+                    optional=True,
+                    tooltip="The candidates to return instead of the best, such as 3,0. Click them in the gallery below after a run. Counting starts at 0, as "
+                    "in the report. Empty: the best, as top_k and min_score say.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -171,21 +181,22 @@ class ClipRankBatch(io.ComfyNode):
         min_score: Sequence[float] = (ranking.NO_MIN_SCORE,),
         prompt_templates: Sequence[str] = ("none",),
         against_lettering: Sequence[bool] = (False,),
+        pick: Sequence[str] = ("",),
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            *rank(
-                images,
-                clip,
-                prompt,
-                mask,
-                scope,
-                top_k,
-                negative_prompt,
-                latents,
-                source,
-                realism_weight,
-                min_score,
-                prompt_templates,
-                against_lettering,
-            )
+        ranked = rank(
+            images,
+            clip,
+            prompt,
+            mask,
+            scope,
+            top_k,
+            negative_prompt,
+            latents,
+            source,
+            realism_weight,
+            min_score,
+            prompt_templates,
+            against_lettering,
+            pick,
         )
+        return io.NodeOutput(ranked.images, ranked.latents, ranked.scores, ranked.order, ranked.report, ui={"gallery": ranked.gallery})

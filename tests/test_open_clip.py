@@ -133,7 +133,7 @@ def scores_of(clip: clips.OpenClip) -> torch.Tensor:
     """Of three pictures of the model's own size."""
     shown = pictures(clip.size[0]).movedim(1, -1)
     with torch.inference_mode():
-        return similarity(list(shown), [torch.ones(shown.shape[1:3])] * 3, clip, [["a fox"]], [], {"whole": 1.0}, 0.0)
+        return similarity(list(shown), [torch.ones(shown.shape[1:3])] * 3, clip, [["a fox"]], [], ["whole"], 0.0)[:, 0]
 
 
 def direct_scores(model: torch.nn.Module, tokens: torch.Tensor, preprocess: dict) -> torch.Tensor:

@@ -77,7 +77,7 @@ def test_those_with_the_best_predictions_go_on(edit, clip):
     seen, seed = [], 8
     draw(edit, model=watched(edit.model, lambda args: seen.append(args["denoised"])), scheduler="simple", seed=seed)
     predicted = edit.vae.decode(edit.model.model.process_latent_out(seen[4].float()))
-    scores = similarity(list(predicted), [edit.mask[0]] * N, clip, ranking.phrases("a fox"), [], {"masked": 1.0}, 0.0)
+    scores = similarity(list(predicted), [edit.mask[0]] * N, clip, ranking.phrases("a fox"), [], ["masked"], 0.0)[:, 0]
     out = draw(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.5, keep=0.5, scope="masked"), seed=seed)
     assert out["batch_index"] == sorted(ranking.order(scores)[:3].tolist())
 
@@ -90,7 +90,7 @@ def test_a_round_decodes_what_it_judges(edit, clip, monkeypatch):
     z = torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1), edit.latent["samples"].flip(-2)])
     judged = PruneCandidates.execute(clip, edit.vae, "a fox", mask).args[0].judge(z)
     assert sizes == 3 * [(1, z.shape[1], 10, 10)]
-    whole = similarity(list(decode(z)), [mask[0]] * 3, clip, ranking.phrases("a fox"), [], {"box": 1.0}, 0.25)
+    whole = similarity(list(decode(z)), [mask[0]] * 3, clip, ranking.phrases("a fox"), [], ["box"], 0.25)[:, 0]
     assert (judged - whole).abs().mean() < 0.01
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from io import BytesIO
 
@@ -12,8 +13,10 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
+from test_previews import opened as preview
 
 from blended_latent_diffusion.bld import ranking
+from blended_latent_diffusion.bridge.clip.models import Memory
 from blended_latent_diffusion.bridge.sampling.seeds import seeds_of, with_seeds
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
@@ -38,12 +41,17 @@ def direct():
     return model.eval(), preprocess, open_clip.get_tokenizer(path.stem)
 
 
-def rank(clip, images, mask, prompt="a fox", scope=None, **options):
-    """The node's outputs for one batch, as the host calls it: every value in a list."""
+def run(clip, images, mask, prompt="a fox", scope=None, **options):
+    """What the node returns for one batch, as the host calls it: every value in a list."""
     given = {name: value if isinstance(value, list) else [value] for name, value in {"images": images, "mask": mask, **options}.items()}
     given["scope"] = {name: [value] for name, value in (scope or {"scope": "masked"}).items()}
     with torch.inference_mode():
-        return ClipRankBatch.execute(clip=[clip], prompt=[prompt], **given).args
+        return ClipRankBatch.execute(clip=[clip], prompt=[prompt], **given)
+
+
+def rank(clip, *args, **options):
+    """The node's outputs, by a CLIP that remembers nothing."""
+    return run(replace(clip), *args, **options).args
 
 
 def by_index(clip, images, mask, **options):
@@ -252,6 +260,75 @@ def test_the_report_says_what_was_left_out(clip, edit, images, options, sentence
     assert report.splitlines()[-1] == sentence and len(best) == len(scores) == count
 
 
+def test_picked_candidates_come_in_the_order_of_the_picks_with_their_latents_and_scores(clip, edit, images):
+    latents = {"samples": torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 16, 16), "batch_index": [10, 11, 12, 13, 14]}
+    scores = by_index(clip, images, edit.mask)
+    for pick, picked in (("3,0", [3, 0]), (" 1 ", [1]), ("4, 4,2", [4, 2])):
+        (best,), (kept,), found, order, report = rank(clip, images, edit.mask, pick=pick, latents=latents, top_k=1, min_score=50.0)
+        assert order == picked and torch.equal(best, images[picked]) and found == pytest.approx(scores[picked].tolist(), abs=1e-5)
+        assert kept["samples"][:, 0, 0, 0].tolist() == picked and kept["batch_index"] == [10 + index for index in picked]
+        assert report.splitlines()[-1] == f"pick is {pick}, so top_k and min_score don't count."
+    best, kept, _, order, _ = rank(clip, list(images.split(1)), edit.mask, pick="2,1")
+    assert order == [2, 1] and torch.equal(torch.cat(best), images[[2, 1]])
+
+
+def test_a_pick_or_a_weight_does_not_measure_again(clip, edit, images, monkeypatch):
+    clip, looks = replace(clip), []
+    watch_images(clip, monkeypatch, looks)
+    monkeypatch.setattr(ranking, "ERRORS", {"background": lambda *args: looks.append("background") or ranking.background_error(*args)})
+    mix = {"scope": "mix", "context": 0.5, "masked_weight": 1.0, "box_weight": 1.0, "whole_weight": 1.0}
+    first = run(clip, images, edit.mask, scope=mix, source=edit.image)
+    assert looks.count("picture") == looks.count("background") == 5
+    again = run(clip, images.clone(), edit.mask, scope=mix | {"box_weight": 3.0}, source=edit.image, pick="4,1", min_score=0.1, realism_weight=2.0)
+    assert len(looks) == 10 and again.args[3] == [4, 1]
+    assert again.args[2] == rank(clip, images, edit.mask, scope=mix | {"box_weight": 3.0}, source=edit.image, pick="4,1", realism_weight=2.0)[2]
+    looks.clear()
+    for change in ({"prompt": "a pizza"}, {"mask": 1 - edit.mask}, {"source": 1 - edit.image}, {"scope": mix | {"context": 0.1}}):
+        run(clip, **({"images": images, "mask": edit.mask, "scope": mix, "source": edit.image} | change))
+    assert looks.count("picture") == 20, "each of these changes what is measured"
+    images[3] += 0.01
+    run(clip, images, edit.mask, scope=mix, source=edit.image)
+    assert looks.count("picture") == 21, "only the new picture"
+    assert run(clip, images, edit.mask, scope=mix, source=edit.image).args[2] == rank(clip, images, edit.mask, scope=mix, source=edit.image)[2]
+    assert first.args[3] != [4, 1]
+
+
+def watch_images(clip, monkeypatch, looks):
+    """Notes each picture that the CLIP is shown."""
+    encode = clip.patcher.model.encode_image
+    monkeypatch.setattr(clip.patcher.model, "encode_image", lambda pixels: looks.append("picture") or encode(pixels))
+
+
+def test_memory_of_a_clip_has_an_end(clip, edit, images, monkeypatch):
+    monkeypatch.setattr(Memory, "LIMIT", 3)
+    clip = replace(clip)
+    assert run(clip, images, edit.mask).args[2] == rank(clip, images, edit.mask)[2]
+    assert len(clip.memory) == 3
+
+
+def test_the_gallery_shows_every_candidate_with_all_that_its_score_is_made_of(clip, edit, images):
+    images[2, 0, 0, 0] = float("nan")
+    options = {"source": edit.image, "realism_weight": 2.0, "scope": {"scope": "mix", "context": 0.5, "masked_weight": 1, "box_weight": 4, "whole_weight": 2}}
+    result = run(clip, images, edit.mask, **options, top_k=2)
+    shown = json.loads(json.dumps(result.ui["gallery"], allow_nan=False))
+    assert len(shown) == 5 and shown[-1]["index"] == 2 and shown[-1]["score"] is None and "NaN" in shown[-1]["out"]
+    assert [one["index"] for one in shown[:4]] == [int(line.split()[2][:-1]) for line in result.args[4].splitlines()[:4]], "best first, as in the report"
+    for candidate in shown[:-1]:
+        assert [part["name"] for part in candidate["parts"]] == ["masked", "box", "whole", "background", "seam"]
+        assert candidate["score"] == pytest.approx(sum(part["value"] * part["weight"] for part in candidate["parts"]), abs=1e-6)
+        assert candidate["out"] == "" and candidate["seed"] is None
+        assert np.abs(np.asarray(preview(candidate["tile"])) / 255 - images[candidate["index"]].numpy()).mean() < 0.02
+        assert preview(candidate["large"]).size == (128, 128) and candidate["size"] == [128, 128] and candidate["picked"] is None
+    limit = (shown[1]["score"] + shown[2]["score"]) / 2
+    out = [bool(one["out"]) for one in run(clip, images, edit.mask, **options, min_score=limit).ui["gallery"]]
+    assert out == [False, False, True, True, True]
+    latents = with_seeds({"samples": torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 16, 16)}, [2**64 - 1, 5, 6, 7, 8])
+    seen = {one["index"]: one["seed"] for one in run(clip, images, edit.mask, **options, latents=latents).ui["gallery"]}
+    assert seen == {0: "18446744073709551615", 1: "5", 2: "6", 3: "7", 4: "8"}
+    picked = run(clip, images, edit.mask, **options, pick="2,0").ui["gallery"]
+    assert {one["index"]: one["picked"] for one in picked} == {0: 1, 1: None, 2: 0, 3: None, 4: None}
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
@@ -267,6 +344,10 @@ def test_the_report_says_what_was_left_out(clip, edit, images, options, sentence
         ({"source": torch.zeros(1, 128, 64, 3)}, "source is 64x128, but images are 128x128"),
         ({"source": torch.zeros(3, 128, 128, 3)}, "source has 3 in its batch, but images has 5"),
         ({"latents": {"samples": torch.zeros(4, 4, 16, 16)}}, "latents has 4 in its batch, but images has 5"),
+        ({"pick": "3,5"}, "pick is '3,5', but there are only 5 candidates: choose numbers from 0 to 4, or leave it empty for the best"),
+        ({"pick": "3;0"}, "pick is '3;0', but must be numbers of candidates such as 3,0: click them in the gallery, or leave it empty for the best"),
+        ({"pick": "-1"}, "pick is '-1', but must be numbers"),
+        ({"pick": "3,"}, "pick is '3,', but must be numbers"),
         ({"top_k": [1, 2]}, "top_k is a list of 2, but all images are ranked together: connect a single one"),
     ],
 )

@@ -44,7 +44,7 @@ def judge_of(clip: OpenClip, vae: comfy.sd.VAE, prompt: str, mask: Tensor, scope
         if part.shape != (height, width):
             raise ValueError(f"mask is {mask.shape[2]}x{mask.shape[1]}, but the candidates decode to {width}x{height}: connect the mask of the source.")
         seen = part[rows.start * scale : rows.stop * scale, columns.start * scale : columns.stop * scale]
-        return similarity(pictures, [seen] * len(pictures), clip, wanted, [], {scope: 1.0}, CONTEXT)
+        return similarity(pictures, [seen] * len(pictures), clip, wanted, [], [scope], CONTEXT)[:, 0]
 
     return judge
 

@@ -13,8 +13,8 @@ import os
 import sys
 import tempfile
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -101,6 +101,17 @@ def catalog() -> tuple[ModuleType, Path]:
     return importlib.import_module(f"{package.name}.pretrained"), Path(found.origin).parent / "model_configs"
 
 
+class Memory(dict):
+    """What was measured with a CLIP, by all that it depends on; the newest LIMIT entries."""
+
+    LIMIT = 4096
+
+    def add(self, entries: Mapping) -> None:
+        self.update(entries)
+        for key in list(self)[: -self.LIMIT]:
+            del self[key]
+
+
 @dataclass(frozen=True)
 class OpenClip:
     """A CLIP with both towers.
@@ -113,6 +124,7 @@ class OpenClip:
         mean, std: per channel, for the image tower's input.
         interpolation: how training resized pictures, `bicubic` or `bilinear`.
         dtype: the weights' type.
+        memory: goes when ComfyUI lets this object go.
     """
 
     name: str
@@ -123,6 +135,7 @@ class OpenClip:
     std: tuple[float, ...]
     interpolation: str
     dtype: torch.dtype
+    memory: Memory = field(default_factory=Memory, init=False, repr=False, compare=False)
 
     def load(self) -> None:
         # open_clip's layers cannot compute with weights on another device.

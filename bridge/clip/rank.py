@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ...bld import ranking
 from ..checks import as_mask, as_picture, check_batch
+from ..sampling.seeds import seeds_of
+from .gallery import gallery
+from .measure import measure, names_of
 from .models import OpenClip
-from .similarity import cuts, similarity, whole
+from .similarity import cuts, whole
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What CLIP Rank Batch returns.
+
+    Attributes:
+        images, latents, scores, order: of the candidates that stay, in step, images and latents in the form that they came in.
+        report: the complete ranking as text.
+        gallery: every candidate for the browser, see `gallery.gallery`.
+    """
+
+    images: list[Tensor]
+    latents: list[dict | None]
+    scores: list[float]
+    order: list[int]
+    report: str
+    gallery: list[dict]
 
 
 def rank(
@@ -30,19 +51,18 @@ def rank(
     min_score: Sequence[float],
     prompt_templates: Sequence[str],
     against_lettering: Sequence[bool],
-) -> tuple[list[Tensor], list[dict | None], list[float], list[int], str]:
+    pick: Sequence[str],
+) -> Ranking:
     """Ranks all pictures of a batch or of a list of batches together.
 
-    Args: as the inputs of CLIP Rank Batch, each as a list.
-
-    Returns: the images and latents that stay, best first and in the form that they came in, their scores, their places in the
-    input, and the report. Raises ValueError for inputs that do not fit together.
+    Args: as the inputs of CLIP Rank Batch, each as a list. Raises ValueError for inputs that do not fit together.
     """
     pictures = pictures_of(images)
     masks = one_each([row for m in mask for row in as_mask(m)], pictures, "mask")
     sources = None if source is None else one_each(pictures_of(source, "source"), pictures, "source")
     if latents is not None:
         check_latents(latents, len(pictures))
+    picks = picks_of(one(pick, "pick"), len(pictures))
     templates = one(prompt_templates, "prompt_templates")
     wanted = ranking.phrases(one(prompt, "prompt"), templates)
     if not wanted:
@@ -52,23 +72,41 @@ def rank(
         unwanted.append(list(ranking.LETTERING))
     options = {key: one(value, key) for key, value in scope.items()}
     ranker = one(clip, "clip")
-
-    errors = {} if sources is None else errors_of(pictures, sources, masks)
-    bar = comfy.utils.ProgressBar(len(pictures))
-    scores = similarity(pictures, masks, ranker, wanted, unwanted, weights_of(options), options.get("context", 0.0), lambda: bar.update(1))
-    scores = scores - one(realism_weight, "realism_weight") * sum(errors.values())
+    shares = weights_of(options)
     limits = one(top_k, "top_k"), one(min_score, "min_score")
-    best = ranking.best(scores, *limits)
-    notes = [*cuts(ranker, "prompt", wanted), *cuts(ranker, "negative_prompt", unwanted), *left_out(scores, *limits)]
+
+    names = names_of(pictures)
+    figures = measure(pictures, names, masks, sources, ranker, wanted, unwanted, tuple(shares), options.get("context", 0.0))
+    weights = {name: shares.get(name, -one(realism_weight, "realism_weight")) for name in figures}
+    seeds = [None] * len(pictures) if latents is None else [seed for latent in latents for seed in seeds_of(latent)]
+    scores = sum(weights[name] * values for name, values in figures.items())
+    chosen = torch.tensor(picks) if picks else ranking.best(scores, *limits)
+    notes = [
+        *cuts(ranker, "prompt", wanted),
+        *cuts(ranker, "negative_prompt", unwanted),
+        *([f"pick is {one(pick, 'pick')}, so top_k and min_score don't count."] if picks else left_out(scores, *limits)),
+    ]
     for note in notes:
         logging.warning("CLIP Rank Batch: %s", note)
-    return (
-        [images[0][best]] if len(images) == 1 else [pictures[i][None] for i in best.tolist()],
-        [None] if latents is None else select(latents, best),
-        scores[best].tolist(),
-        best.tolist(),
-        "\n".join([*table(scores, errors), *notes]),
+    return Ranking(
+        [images[0][chosen]] if len(images) == 1 else [pictures[i][None] for i in chosen.tolist()],
+        [None] if latents is None else select(latents, chosen),
+        scores[chosen].tolist(),
+        chosen.tolist(),
+        "\n".join([*table(scores, {name: values for name, values in figures.items() if name not in shares}), *notes]),
+        gallery(pictures, names, scores, figures, weights, seeds, limits[1], picks),
     )
+
+
+def picks_of(pick: str, count: int) -> list[int]:
+    """The candidates that a text such as "3, 0" names, in that order, each once. Raises ValueError unless all are in 0..count - 1."""
+    parts = [part.strip() for part in pick.split(",")] if pick.strip() else []
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"pick is {pick!r}, but must be numbers of candidates such as 3,0: click them in the gallery, or leave it empty for the best.")
+    picks = [int(part) for part in parts]
+    if max(picks, default=0) >= count:
+        raise ValueError(f"pick is {pick!r}, but there are only {count} candidates: choose numbers from 0 to {count - 1}, or leave it empty for the best.")
+    return list(dict.fromkeys(picks))
 
 
 def one(values: Sequence[Any], name: str) -> Any:
@@ -117,17 +155,6 @@ def weights_of(scope: dict) -> dict[str, float]:
     if not weights:
         raise ValueError("scope is mix, but all its weights are 0: set at least one of them above 0.")
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
-
-
-def errors_of(pictures: list[Tensor], sources: list[Tensor], masks: list[Tensor]) -> dict[str, Tensor]:
-    """Each of `ranking.ERRORS` for each picture, (N,), NaN for a picture with NaN."""
-    errors = {name: torch.full((len(pictures),), torch.nan) for name in ranking.ERRORS}
-    for index, (picture, source, m) in enumerate(zip(pictures, sources, masks, strict=True)):
-        if whole(picture):
-            x_hat, x = (as_picture(image[None].cpu(), name)[0] for image, name in ((picture, "images"), (source, "source")))
-            for name, error in ranking.ERRORS.items():
-                errors[name][index] = error(x_hat, x, m.cpu())
-    return errors
 
 
 def select(latents: Sequence[dict], index: Tensor) -> list[dict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import comfy.model_management
 import torch
@@ -19,11 +19,11 @@ def similarity(
     clip: OpenClip,
     wanted: list[list[str]],
     unwanted: list[list[str]],
-    weights: dict[str, float],
+    scopes: Sequence[str],
     context: float,
     on_picture: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """The similarity of each picture to what is wanted, minus its similarity to what is not.
+    """The similarity of each picture to what is wanted, minus its similarity to what is not, in each scope.
 
     Pictures are judged one at a time: half-precision kernels change with the batch size, and a picture's score would change with
     them. Memory stays that of one picture, too.
@@ -32,26 +32,25 @@ def similarity(
         pictures: (H, W, C) each, C >= 3, in 0..1.
         masks: (H, W) each, in 0..1.
         wanted, unwanted: groups of phrases, see `ranking.phrases`. Each group has the same weight. unwanted may be empty.
-        weights: the weight of each scope.
+        scopes: of `ranking.SCOPES`.
         context: for scope box.
         on_picture: called after each picture.
 
-    Returns: (N,), float32 on the CPU, NaN for a picture with NaN. Raises ValueError if CLIP itself returns NaN.
+    Returns: (N, scopes), float32 on the CPU, NaN for a picture with NaN. Raises ValueError if CLIP itself returns NaN.
     """
     clip.load()
     texts = [embed(clip, groups) for groups in (wanted, unwanted) if groups]
     device = clip.patcher.load_device
-    shares = torch.tensor(list(weights.values()))
-    scores = torch.full((len(pictures),), torch.nan)
+    scores = torch.full((len(pictures), len(scopes)), torch.nan)
     for index, (picture, m) in enumerate(zip(pictures, masks, strict=True)):
         comfy.model_management.throw_exception_if_processing_interrupted()
         if whole(picture):
             x_hat = as_picture(picture[None].to(device))[0]
-            views = [ranking.view(x_hat, m.to(device), scope, clip.size, context, clip.interpolation) for scope in weights]
+            views = [ranking.view(x_hat, m.to(device), scope, clip.size, context, clip.interpolation) for scope in scopes]
             seen = clip.embed_images(torch.stack(views))
             wish, *rest = (ranking.cosine(seen, text).cpu() for text in texts)
-            scores[index] = ((wish - sum(rest)) * shares).sum()
-            if not torch.isfinite(scores[index]):
+            scores[index] = wish - sum(rest)
+            if not torch.isfinite(scores[index]).all():
                 raise ValueError(f"clip {clip.name} gives no finite embedding in {clip.dtype}: its weights are damaged, so choose another model.")
         on_picture()
     return scores

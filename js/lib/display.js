@@ -78,7 +78,10 @@ export function nodeOfExecution(id) {
 
 /** The outputs of this workflow's last run that the server still remembers, by execution id. */
 async function lastOutputs() {
-  const query = new URLSearchParams({ workflow_id: app.rootGraph.id, status: "completed", limit: "1" });
+  const { id } = app.rootGraph;
+  // A graph that was never saved or loaded has the same id as any other such graph.
+  if (/^[0-]*$/.test(id)) return {};
+  const query = new URLSearchParams({ workflow_id: id, status: "completed", limit: "1" });
   const found = await api.fetchApi(`/jobs?${query}`);
   const [job] = found.ok ? (await found.json()).jobs : [];
   return job ? ((await api.getJobDetail(job.id))?.outputs ?? {}) : {};

@@ -27,7 +27,7 @@ export function addStyle({ href }) {
 
 /**
  * Lets the canvas have what is meant for it while the pointer is over an element: zooming, the middle button, and the wheel where
- * `scrolls` has nothing to scroll.
+ * `scrolls` has nothing to scroll. Otherwise the wheel scrolls.
  */
 export function shareWithCanvas(whole, scrolls = whole) {
   const buttons = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
@@ -35,10 +35,18 @@ export function shareWithCanvas(whole, scrolls = whole) {
     whole.addEventListener(event, (e) => (e.button === 1 || e.buttons === 4) && app.canvas[method](e));
   }
   whole.addEventListener("wheel", (event) => {
-    const sideways = Math.abs(event.deltaX) > Math.abs(event.deltaY);
-    if (!event.ctrlKey && !event.metaKey && !sideways && scrolls.scrollHeight > scrolls.clientHeight) return event.stopPropagation();
-    event.preventDefault();
     event.stopPropagation();
+    const isSideways = Math.abs(event.deltaX) > Math.abs(event.deltaY);
+    if (!event.ctrlKey && !event.metaKey && !isSideways && scrolls.scrollHeight > scrolls.clientHeight) return;
+    event.preventDefault();
     app.canvas.processMouseWheel(event);
   });
+  // Nodes 2.0 gives the wheel only to what has the focus. Nobody who types elsewhere loses it.
+  scrolls.dataset.captureWheel = "true";
+  scrolls.tabIndex = -1;
+  whole.addEventListener("pointerenter", () => {
+    const isTyping = document.activeElement?.matches("input, textarea, [contenteditable]");
+    if (!isTyping && !whole.contains(document.activeElement)) scrolls.focus({ preventScroll: true });
+  });
+  whole.addEventListener("pointerleave", () => document.activeElement === scrolls && scrolls.blur());
 }

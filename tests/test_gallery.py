@@ -1,0 +1,278 @@
+"""The gallery of CLIP Rank Batch in the real frontend, in both renderers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+# Few steps, since only what happens around the pictures matters; always the same, so that the server draws them once.
+QUICK = {"steps": 2, "candidates": 6, "seed": 5}
+SHORTEN = """sampler => {
+    const after = ["DecoderFinetuneReconstruct", "LatentFromBatch", "ImageStitch", "SaveImage", "PreviewAny", "PreviewImage", "MarkdownNote"]
+    for (const node of [...app.graph.nodes]) if (after.includes(node.type)) app.graph.remove(node)
+    const node = kind => app.graph.nodes.find(n => n.type === kind)
+    const set = (kind, values) => { for (const w of node(kind).widgets) if (w.name in values) w.value = values[w.name] }
+    set("BlendedLatentKSampler", sampler)
+    const view = LiteGraph.createNode("PreviewImage")
+    app.graph.add(view)
+    view.pos = [1800, 260]
+    node("ClipRankBatch").connect(0, view, 0)
+    node("ClipRankBatch").setSize([520, 640])
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [-900, -180]
+    app.canvas.setDirty(true, true)
+}"""
+
+
+@pytest.fixture(params=[False, True], ids=["classic", "nodes2"])
+def vue(request: pytest.FixtureRequest) -> bool:
+    """Each of the two renderers."""
+    return request.param
+
+
+def open_and_run(ui, vue: bool) -> list[dict]:
+    """Open the main example up to the ranking, with quick settings, and run it; returns the candidates as the server describes them."""
+    ui.open("blended_latent_edit")
+    ui.show_renderer(vue)
+    ui.page.evaluate(SHORTEN, QUICK)
+    return ranked(ui.run())
+
+
+def ranked(record: dict) -> list[dict]:
+    assert record["status"]["status_str"] == "success"
+    (shown,) = [output["gallery"] for output in record["outputs"].values() if "gallery" in output]
+    return shown
+
+
+def ran(record: dict) -> set[str]:
+    """The kinds of the nodes that ran and did not come from the server's cache."""
+    cached = next(data["nodes"] for kind, data in record["status"]["messages"] if kind == "execution_cached")
+    return {node["class_type"] for node_id, node in record["prompt"][2].items() if node_id not in cached}
+
+
+def tiles(ui):
+    return ui.page.locator(".bld-gallery-tile")
+
+
+WIDGET = "app.graph.nodes.find(n => n.type === kind).widgets.find(w => w.name === name).value"
+
+
+def widget(ui, kind: str, name: str):
+    return ui.page.evaluate(f"([kind, name]) => {WIDGET}", [kind, name])
+
+
+def set_widget(ui, kind: str, name: str, value: object) -> None:
+    ui.page.evaluate(f"([kind, name, value]) => {{ {WIDGET} = value }}", [kind, name, value])
+
+
+def badges(ui) -> list[str]:
+    return ui.page.locator(".bld-gallery-badge").all_text_contents()
+
+
+def wait_for_pictures(ui, count: int) -> None:
+    """Wait until so many tiles show their pictures."""
+    ui.page.wait_for_function(
+        "count => { const all = [...document.querySelectorAll('.bld-gallery-tile img')];"
+        " return all.length === count && all.every(i => i.complete && i.naturalWidth) }",
+        arg=count,
+    )
+
+
+def test_the_gallery_shows_what_the_server_computed(ui, vue):
+    scores = [candidate["score"] for candidate in open_and_run(ui, vue)]
+    set_widget(ui, "ClipRankBatch", "min_score", sum(scores[2:4]) / 2)
+    candidates = ranked(ui.run())
+    wait_for_pictures(ui, 6)
+    labels = ui.page.locator(".bld-gallery-label").all_inner_texts()
+    assert [label.split() for label in labels] == [[str(rank), f"{candidate['score']:.4f}"] for rank, candidate in enumerate(candidates, 1)]
+    out = [bool(candidate["out"]) for candidate in candidates]
+    assert tiles(ui).evaluate_all("all => all.map(tile => tile.classList.contains('bld-out'))") == out == [False] * 3 + [True] * 3
+    assert badges(ui) == ["★", "", "", "", "", ""]
+    for place in (0, 5):
+        tiles(ui).nth(place).hover()
+        details = ui.page.locator(".bld-card").inner_text()
+        candidate = candidates[place]
+        for part in candidate["parts"]:
+            assert part["name"] in details and f"{part['value']:.4f}" in details
+        assert f"candidate {candidate['index']}" in details and candidate["out"] in details
+    assert ui.complaints == []
+
+
+def test_a_click_picks_and_the_next_run_costs_only_what_comes_after(ui, vue):
+    candidates = open_and_run(ui, vue)
+    tiles(ui).nth(2).click()
+    assert widget(ui, "ClipRankBatch", "pick") == str(candidates[2]["index"])
+    tiles(ui).nth(1).click(modifiers=["Control"])
+    tiles(ui).nth(4).click(modifiers=["Control"])
+    tiles(ui).nth(1).click(modifiers=["Control"])
+    picks = [candidates[2]["index"], candidates[4]["index"]]
+    assert widget(ui, "ClipRankBatch", "pick") == ",".join(map(str, picks))
+    assert badges(ui) == ["", "", "1", "", "2", ""]
+    record = ui.run(press=ui.page.locator(".bld-gallery-run"))
+    assert ran(record) == {"ClipRankBatch", "PreviewImage"}, "all before the ranking comes from the cache"
+    assert [candidate["index"] for candidate in sorted(ranked(record), key=lambda one: (one["picked"] is None, one["picked"]))][:2] == picks
+    (view,) = [output["images"] for output in record["outputs"].values() if "images" in output and len(output["images"]) == 2]
+    assert len(view) == 2
+    assert ui.page.locator(".bld-gallery-run").count() == 0, "nothing waits for a run"
+
+    ui.reload()
+    wait_for_pictures(ui, 6)
+    assert badges(ui) == ["", "", "1", "", "2", ""]
+    ui.page.locator(".bld-gallery-picks button").click()
+    assert widget(ui, "ClipRankBatch", "pick") == "" and badges(ui) == ["★", "", "", "", "", ""]
+    saved = ui.page.evaluate("app.graph.serialize().nodes.find(n => n.type === 'ClipRankBatch').widgets_values")
+    assert saved[-1] == "" and "gallery" not in str(ui.prompt()), "the display is neither saved nor sent"
+    assert ui.complaints == []
+
+
+def test_the_keys_move_pick_and_enlarge(ui, vue):
+    candidates = open_and_run(ui, vue)
+    press = ui.page.keyboard.press
+    tiles(ui).nth(0).click()
+    press("ArrowRight")
+    press("ArrowRight")
+    press("Enter")
+    assert widget(ui, "ClipRankBatch", "pick") == str(candidates[2]["index"])
+    press("End")
+    press("Shift+Enter")
+    assert widget(ui, "ClipRankBatch", "pick") == f"{candidates[2]['index']},{candidates[5]['index']}"
+
+    large = ui.page.locator(".bld-large")
+    tiles(ui).nth(1).dblclick()
+    assert large.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    assert f"candidate {candidates[1]['index']}" in large.inner_text()
+    assert widget(ui, "ClipRankBatch", "pick") == f"{candidates[2]['index']},{candidates[5]['index']}", "a double click picks nothing"
+    press("ArrowRight")
+    press("Enter")
+    press("ArrowRight")
+    press("Enter")
+    assert widget(ui, "ClipRankBatch", "pick") == f"{candidates[5]['index']},{candidates[3]['index']}"
+    press("Escape")
+    assert large.count() == 0 and ui.page.evaluate("app.graph.nodes.filter(n => n.type === 'ClipRankBatch').length") == 1
+    assert ui.complaints == []
+
+
+MANY = """async count => {
+    app.graph.clear()
+    const add = (kind, pos, values = {}) => {
+        const node = LiteGraph.createNode(kind)
+        app.graph.add(node)
+        node.pos = pos
+        for (const w of node.widgets ?? []) if (w.name in values) w.value = values[w.name]
+        return node
+    }
+    const picture = add("LoadImage", [0, 0], { image: "bld_demo_edit.png" })
+    const many = add("RepeatImageBatch", [300, 0], { amount: count })
+    const clip = add("OpenClipLoader", [300, 200], { clip_name: "bld_demo_clip.safetensors" })
+    const mask = add("SolidMask", [300, 400], { width: 128, height: 128 })
+    const rank = add("ClipRankBatch", [700, 0], { prompt: "a fox" })
+    const view = add("PreviewAny", [1300, 0])
+    picture.connect(0, many, 0)
+    many.connect(0, rank, 0)
+    clip.connect(0, rank, 1)
+    mask.connect(0, rank, rank.findInputSlot("mask"))
+    rank.connect(4, view, 0)
+    rank.setSize([400, 600])
+    await app.loadGraphData(app.graph.serialize())
+    app.canvas.ds.scale = 0.8
+    app.canvas.ds.offset = [100, 150]
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def test_256_candidates_scroll_inside_the_node(ui, vue):
+    ui.open()
+    ui.show_renderer(vue)
+    ui.page.evaluate(MANY, 256)
+    shown = ranked(ui.run())
+    assert len(shown) == tiles(ui).count() == 256
+    assert len(json.dumps(shown)) < 256 * 1000, "pictures are files, not part of the message"
+    grid = ui.page.locator(".bld-gallery-grid")
+    assert grid.evaluate("grid => grid.scrollHeight > 3 * grid.clientHeight && grid.clientHeight < 400")
+    scale = ui.page.evaluate("app.canvas.ds.scale")
+    grid.hover()
+    ui.page.mouse.wheel(0, 300)
+    ui.page.wait_for_function("() => document.querySelector('.bld-gallery-grid').scrollTop > 0")
+    assert ui.page.evaluate("app.canvas.ds.scale") == scale, "the wheel scrolls the gallery and does not zoom the graph"
+    tiles(ui).nth(0).focus()
+    ui.page.keyboard.press("End")
+    ui.page.wait_for_function("() => [...document.querySelectorAll('.bld-gallery-tile img')].at(-1).naturalWidth > 0")
+    box, last = grid.bounding_box(), tiles(ui).nth(255).bounding_box()
+    assert box["y"] <= last["y"] and last["y"] + last["height"] <= box["y"] + box["height"] + 1
+    assert ui.complaints == []
+
+
+def test_copies_of_the_node_and_one_in_a_subgraph_show_their_own(ui, vue):
+    ui.open()
+    ui.show_renderer(vue)
+    ui.page.evaluate(MANY, 3)
+    ui.page.evaluate(
+        """() => {
+            const find = kind => app.graph.nodes.find(n => n.type === kind)
+            const rank = find("ClipRankBatch")
+            const copy = LiteGraph.createNode("ClipRankBatch")
+            app.graph.add(copy)
+            copy.pos = [700, 700]
+            for (const [slot, input] of rank.inputs.entries()) if (input.link != null) {
+                const { origin_id, origin_slot } = app.graph.getLink(input.link)
+                app.graph.getNodeById(origin_id).connect(origin_slot, copy, slot)
+            }
+            copy.widgets.find(w => w.name === "prompt").value = "<img src=x onerror=document.title=1>"
+            const view = LiteGraph.createNode("PreviewAny")
+            app.graph.add(view)
+            view.pos = [1300, 700]
+            copy.connect(4, view, 0)
+            app.graph.convertToSubgraph(new Set([copy]))
+        }"""
+    )
+    record = ui.run()
+    (outer,) = [output["gallery"] for node, output in record["outputs"].items() if "gallery" in output and ":" not in node]
+    (inner,) = [output["gallery"] for node, output in record["outputs"].items() if "gallery" in output and ":" in node]
+    assert outer[0]["score"] != inner[0]["score"]
+
+    def wait_for(shown: list[dict]) -> None:
+        ui.page.wait_for_function(
+            """scores => {
+                app.canvas.setDirty(true, true)
+                const labels = [...document.querySelectorAll(".bld-gallery-label span")].filter(label => label.checkVisibility())
+                return labels.map(label => label.textContent).join() === scores
+            }""",
+            arg=",".join(f"{one['score']:.4f}" for one in shown),
+        )
+
+    wait_for(outer)
+    ui.enter("New Subgraph")
+    wait_for(inner)
+    ui.reload()  # opens the subgraph again
+    wait_for(inner)
+    ui.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+    wait_for(outer)
+    assert ui.page.title() != "1" and ui.complaints == []
+
+
+def test_keep_this_seed_draws_the_candidate_alone(ui, vue):
+    candidates = open_and_run(ui, vue)
+    sampler = "BlendedLatentKSampler"
+    set_widget(ui, sampler, "control_after_generate", "randomize")
+    # The sampler stands in a subgraph that shows its seed outside.
+    ui.page.evaluate(
+        """() => {
+            const sampler = app.graph.nodes.find(n => n.type === "BlendedLatentKSampler")
+            const { subgraph } = app.graph.convertToSubgraph(new Set([sampler]))
+            const inner = subgraph.nodes[0]
+            const slot = inner.inputs.find(input => input.widget?.name === "seed")
+            subgraph.addInput("seed", "INT").connect(slot, inner)
+        }"""
+    )
+    tiles(ui).nth(3).dblclick()
+    ui.page.get_by_role("button", name="Keep this seed").click()
+    ui.page.get_by_text("Seed kept").wait_for()
+    record = ui.run()
+    (alone,) = ranked(record)
+    assert alone["seed"] == candidates[3]["seed"] and abs(alone["score"] - candidates[3]["score"]) < 0.01
+    (inputs,) = [node["inputs"] for node in record["prompt"][2].values() if node["class_type"] == sampler]
+    assert (str(inputs["seed"]), inputs["candidates"]) == (candidates[3]["seed"], 1)
+    assert widget(ui, "ClipRankBatch", "pick") == ""
+    assert str(ui.page.evaluate("app.graph.nodes.find(n => n.subgraph).widgets.find(w => w.name === 'seed').value")) == candidates[3]["seed"], "it stays"
+    assert ui.complaints == []
