@@ -6,6 +6,7 @@ import gc
 import hashlib
 import inspect
 import re
+from dataclasses import replace
 
 import comfy.model_management
 import nodes as host_nodes
@@ -315,7 +316,7 @@ def costs_without_a_step(monkeypatch: pytest.MonkeyPatch):
 
     def costs(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(plan, "step_bytes", lambda *_: 1)
+            patch.setattr(plan, "forward_and_backward", lambda *_: None)
             return real(*arguments)
 
     return costs
@@ -346,17 +347,25 @@ def test_auto_tunes_with_the_defaults_that_the_node_shows():
     assert taken | {"method": "decoder weights"} == shown
 
 
-@pytest.mark.parametrize("method", [DECODER, LATENT | {"iterations": 5}], ids=["decoder", "latent"])
-def test_a_small_budget_is_kept_by_computing_more(edit, method):
+@pytest.fixture(scope="module")
+def large(edit: Edit) -> Edit:
+    """An edit of four times as many pixels, most of them masked: its plans differ by more than they are rounded."""
+    image, mask = edit.image.repeat(1, 2, 2, 1), torch.zeros(1, 256, 256)
+    mask[:, 24:232, 24:232] = 1
+    with torch.inference_mode():
+        return replace(edit, image=image, mask=mask, latent={"samples": edit.vae.encode(image)})
+
+
+@pytest.mark.parametrize("method", [DECODER | {"iterations": 2}, LATENT | {"iterations": 2}], ids=["decoder", "latent"])
+def test_a_small_budget_is_kept_by_computing_more(large, method):
     """The result is the same."""
-    tuned = reconstruct(edit, method)
+    tuned = reconstruct(large, method)
     freely = float(re.search(r"at most ([\d.]+) GiB", tuned[2])[1])
-    with pytest.raises(ValueError, match="memory_budget is 0.01 GiB, but this edit needs at least 0") as refusal:
-        reconstruct(edit, method | {"memory_budget": 0.01})
-    least = float(re.search(r"at least ([\d.]+)", str(refusal.value))[1]) + 0.005
-    image, _, report = reconstruct(edit, method | {"memory_budget": least})
+    assert refusal(large, method).startswith("memory_budget is 0.01 GiB, but this edit needs at least 0")
+    least = float(re.search(r"at least ([\d.]+)", refusal(large, method))[1]) + 0.005
+    image, _, report = reconstruct(large, method | {"memory_budget": least})
     needed = float(re.search(r"at most ([\d.]+) GiB", report)[1])
-    assert needed <= least < freely and "with activations computed twice to save memory" in report
+    assert needed <= least < freely and ("with activations computed twice to save memory" in report or "in tiles" in report)
     assert (image - tuned[0]).abs().max() < 0.05
 
 
@@ -375,12 +384,13 @@ def test_a_latent_in_tiles_comes_out_as_in_one_piece(edit, work):
 
 
 @pytest.fixture
-def reserved(monkeypatch) -> list[float]:
-    """How many bytes each load asks to be free."""
+def reserved(monkeypatch, edit) -> list[float]:
+    """How many bytes each load asks to be free, but those of ComfyUI's own decode with the user's VAE."""
     asked, load = [], comfy.model_management.load_models_gpu
 
     def watched(models, memory_required=0, **options):
-        asked.append(memory_required)
+        if models[0] is not edit.vae.patcher:
+            asked.append(memory_required)
         load(models, memory_required=memory_required, **options)
 
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", watched)
@@ -389,17 +399,17 @@ def reserved(monkeypatch) -> list[float]:
 
 @pytest.mark.parametrize("method", [DECODER, LATENT], ids=["decoder", "latent"])
 @pytest.mark.parametrize("short", ["of memory", "by a budget"])
-def test_no_more_is_reserved_than_the_chosen_plan_needs(edit, method, short, reserved, monkeypatch):
+def test_no_more_is_reserved_than_the_chosen_plan_needs(large, method, short, reserved, monkeypatch):
     """So that other models stay where a smaller plan fits beside them."""
     method = method | {"iterations": 1}
-    loaded, most = 4 * sum(weight.numel() for weight in edit.vae.first_stage_model.parameters()), max(asked_by(edit, method, reserved))
-    least = float(re.search(r"at least ([\d.]+)", refusal(edit, method))[1]) * 2**30
+    loaded, most = 4 * sum(weight.numel() for weight in large.vae.first_stage_model.parameters()), max(asked_by(large, method, reserved))
+    least = float(re.search(r"at least ([\d.]+)", refusal(large, method))[1]) * 2**30
     free = (least + most + loaded) / 2
     if short == "of memory":
         monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: free)
     else:
         method = method | {"memory_budget": round(free / 2**30, 2)}
-    assert 0 < max(asked_by(edit, method, reserved)) < free < most + loaded
+    assert 0 < max(asked_by(large, method, reserved)) < free < most + loaded
 
 
 def asked_by(edit: Edit, method: dict, reserved: list[float]) -> list[float]:
@@ -428,12 +438,12 @@ def test_the_distances_to_a_masks_edge_are_computed_once(edit, monkeypatch):
     assert len(transformed) == len(set(transformed)) == 2, "inside the mask, and around it"
 
 
-def test_a_budget_holds_within_a_tenth():
+@pytest.mark.parametrize("method, size, budget", [("ours", 1024, 1.0), ("latent", 512, 0.7)])
+def test_a_budget_holds_within_a_tenth(method, size, budget):
     """What a process of its own takes beyond the loaded VAE, where all at once would take more than the budget."""
     from bench.reconstruction import Row, memory
 
-    budget = 1.0
-    found = memory(Row(0.25, "ours"), 1024, budget, 2)
+    found = memory(Row(0.25, method), size, budget, 2)
     assert found["MiB"] / 1024 < 1.1 * budget
     assert "with activations computed twice to save memory" in found["said"] or "in tiles" in found["said"]
 

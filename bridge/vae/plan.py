@@ -58,6 +58,18 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Most:
+    """The most of several costs, which come one after the other, and what is held through all of them."""
+
+    parts: tuple[Cost, ...]
+    held: Cost = Cost(0, 0)
+
+    def of(self, pixels: int) -> float:
+        """The bytes for this many pixels."""
+        return self.held.of(pixels) + max(part.of(pixels) for part in self.parts)
+
+
+@dataclass(frozen=True)
 class Costs:
     """What a fit of one VAE takes, measured on small latents.
 
@@ -72,8 +84,8 @@ class Costs:
     dtype: torch.dtype
     base: int
     stored: float
-    whole: Cost
-    steps: dict[bool, Cost]
+    whole: Most
+    steps: dict[bool, Cost | Most]
 
     def cuts(self, tail: Tail, frame: Size, box: Box) -> Iterator[tuple[Work, float]]:
         """The ways to cut the steps for what lies in a box of latent cells of the frame, and the bytes of a step."""
@@ -169,53 +181,56 @@ def area(box: Box) -> int:
 
 def decoder_costs(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
     """Of a fit of the decoder for latents like z. Each is decoded and its source encoded once; a step trains the tail."""
-
-    def once(small: Tensor) -> tuple[Tensor, Tensor]:
-        picture, h, _ = enter(decode_of(copy), tail, small)
-        latents_of(copy, picture)
-        return picture, h
-
     theta = list(tail.modules.parameters())
-    return measured(copy, tail, z, once, lambda h: theta, 4 * sum(p.nbytes for p in theta))
+    size = sum(p.nbytes for p in theta)
+    return measured(copy, tail, z, lambda small, picture: latents_of(copy, picture), lambda h: theta, 4 * size, size)
 
 
 def latent_costs(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
     """Of a fit of latents like z. What leads up to the tail carries gradients for the whole picture; a step trains the tail's input."""
 
-    def once(small: Tensor) -> tuple[Tensor, Tensor]:
-        picture, h, _ = enter(decode_of(copy), tail, small)
+    def carry_back(small: Tensor, picture: Tensor) -> None:
         with trainable([small]), Work(0, dtype=computing_dtype(copy)).autocast(small.device):
             h_of(decode_of(copy), tail, small).float().square().mean().backward()
-        return picture, h
 
-    return measured(copy, tail, z, once, lambda h: [h], 0)
+    return measured(copy, tail, z, carry_back, lambda h: [h], 0, 0)
 
 
 def measured(
-    copy: comfy.sd.VAE, tail: Tail, z: Tensor, once: Callable[[Tensor], tuple[Tensor, Tensor]], trained: Callable[[Tensor], list[Tensor]], extra: int
+    copy: comfy.sd.VAE,
+    tail: Tail,
+    z: Tensor,
+    other: Callable[[Tensor, Tensor], object],
+    trained: Callable[[Tensor], list[Tensor]],
+    optimiser: int,
+    gradients: int,
 ) -> Costs:
-    """The costs of a fit.
+    """The costs of a fit. Each part is measured alone: which of them needs most is another at small sizes, where the weights count, than at large ones.
 
-    once: what happens to a whole picture; from a latent to its picture and the tail's input. trained: what a step needs gradients on,
-    from the tail's input. extra: bytes that the optimiser holds.
+    other: what happens to a whole latent and its picture, beside the decode. trained: what a step needs gradients on, from the tail's input.
+    optimiser, gradients: bytes that these hold at any size.
     """
-    dtype, pixels, wholes, inputs, cells = computing_dtype(copy), [], [], [], 0
+    dtype, pixels, decodes, others, inputs = computing_dtype(copy), [], [], [], []
     for cells in PROBES:
         small, seen = z.new_zeros(1, *z.shape[1:-2], cells, cells, device=copy.device), []
-        wholes.append(peak_bytes(lambda small=small, seen=seen: seen.extend(once(small))))
-        pixels.append(seen[0].shape[-1] * seen[0].shape[-2])
-        inputs.append(seen[1])
-    steps = {
-        thrifty: line(pixels, [step_bytes(tail, h, Work(0, thrifty, dtype), trained(h)) for h in inputs])
-        for thrifty in (False, True)
-    }
+        decodes.append(peak_bytes(lambda small=small, seen=seen: seen.extend(enter(decode_of(copy), tail, small))))
+        picture, h, _ = seen
+        others.append(peak_bytes(partial(other, small, picture)))
+        pixels.append(picture.shape[-1] * picture.shape[-2])
+        inputs.append(h)
+    whole, thrifty = Work(0, False, dtype), Work(0, True, dtype)
+    stages = list(zip(*(stage_bytes(tail, h, thrifty, trained(h)) for h in inputs), strict=True))
+    between = sum(line(pixels, [kept for kept, _ in stage]).pixel for stage in stages)
     return Costs(
-        scale=round((pixels[-1] / cells**2) ** 0.5),
+        scale=round((pixels[-1] / PROBES[-1] ** 2) ** 0.5),
         dtype=dtype,
-        base=RUNTIME + copy.model_size() + extra,
+        base=RUNTIME + copy.model_size() + optimiser,
         stored=inputs[-1].nbytes / pixels[-1],
-        whole=line(pixels, wholes),
-        steps=steps,
+        whole=Most((line(pixels, decodes), line(pixels, others))),
+        steps={
+            False: line(pixels, [step_bytes(tail, h, whole, trained(h)) for h in inputs]),
+            True: Most(tuple(line(pixels, [peak for _, peak in stage]) for stage in stages), Cost(gradients, between)),
+        },
     )
 
 
@@ -228,13 +243,25 @@ def line(pixels: Sequence[int], peaks: Sequence[int]) -> Cost:
 def step_bytes(tail: Tail, h: Tensor, work: Work, trained: list[Tensor]) -> int:
     """The peak memory of one step of the fit, with its gradients."""
     with trainable(trained):
-        return peak_bytes(partial(forward_and_backward, tail, h, work))
+        return peak_bytes(partial(forward_and_backward, partial(tail.decode, halo=(0, 0, 0, 0)), h, work))
 
 
-def forward_and_backward(tail: Tail, h: Tensor, work: Work) -> None:
+def stage_bytes(tail: Tail, h: Tensor, work: Work, trained: list[Tensor]) -> list[tuple[int, int]]:
+    """Of each stage of a step that computes activations twice: the bytes of its input, which is kept, and the peak when its turn comes."""
+    found = []
+    with trainable(trained):
+        for stage in tail.stages:
+            entered = h.detach().requires_grad_(True)
+            found.append((h.nbytes, peak_bytes(partial(forward_and_backward, stage.run, entered, work))))
+            with torch.no_grad(), work.autocast(h.device):
+                h = stage.run(h)
+    return found
+
+
+def forward_and_backward(run: Callable[[Tensor], Tensor], h: Tensor, work: Work) -> None:
     """One step without the update."""
     with work.autocast(h.device):
-        y = tail.decode(h, (0, 0, 0, 0), work.thrifty)
+        y = run(h)
     y.float().square().mean().backward()
 
 
