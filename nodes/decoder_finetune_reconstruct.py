@@ -144,6 +144,13 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                     "show. colour fit: matches the edit's colors to the source, then pastes. poisson: pastes without a seam, but colors inside the mask "
                     "can drift. auto: the cheapest of paste, colour fit, poisson and decoder weights that meets two targets.",
                 ),
+                io.Boolean.Input(
+                    "keep_thin_edits",
+                    default=False,
+                    optional=True,
+                    tooltip="An edit fills whole latent cells, so a thin stroke hides part of it. On: the result also keeps what the edit changed up to one "
+                    "latent cell (8 pixels for most VAEs) beyond the mask, with a soft edge. Off: every pixel outside the mask is the source's.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -160,8 +167,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict) -> io.NodeOutput:
+    def execute(cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict, keep_thin_edits: bool = False) -> io.NodeOutput:
         settings = {key: value for key, value in method.items() if key != "method"}
         node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
-        *outputs, shown = reconstruct(samples, vae, image, mask, method["method"], settings, node_id)
+        *outputs, shown = reconstruct(samples, vae, image, mask, method["method"], settings, keep_thin_edits, node_id)
         return io.NodeOutput(*outputs, ui=shown)

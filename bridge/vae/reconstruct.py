@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import comfy.model_management
 import comfy.sd
+import torch
 from torch import Tensor
 
 from ...bld import masks, reconstruction
@@ -19,7 +20,8 @@ from ..checks import as_image_samples, as_mask, as_picture, check_batch
 from ..comparison import comparison
 from ..older_comfyui import picture_dtype
 from .fit import Fit, fit_decoder, fit_latent
-from .pixels import ratios_of
+from .pixels import ratios_of, with_channels_of
+from .plan import CONTEXT, box_of
 from .tails import why_not_tuned
 
 DECODER, LATENT, AUTO = "decoder weights", "latent", "auto"
@@ -29,13 +31,14 @@ BAND = 16
 
 
 def reconstruct(
-    samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: str, settings: dict, node_id: str | None = None
+    samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: str, settings: dict, keep_thin: bool = False, node_id: str | None = None
 ) -> tuple[Tensor, comfy.sd.VAE, str, dict]:
     """Decodes edited latents and brings the source's background back.
 
     Args:
         samples: LATENT of pictures. image: IMAGE, the source, one for all or one each. mask: MASK at the size of image.
         method: a key of METHODS. settings: its inputs by name.
+        keep_thin: the mask follows what the edit changed, up to a latent cell beyond it.
         node_id: the node that shows the progress.
 
     Returns: the IMAGE, the VAE that draws it, the report, and the `ui` output. Raises ValueError for inputs that do not fit together.
@@ -43,7 +46,11 @@ def reconstruct(
     check_vae(vae)
     z = as_image_samples(samples, "samples")
     check_latent(z, vae)
-    source, m = beside(z, ratios_of(vae, z)[1], as_picture(image, "image"), as_mask(mask))
+    ratio = ratios_of(vae, z)[1]
+    source, m = beside(z, ratio, as_picture(image, "image"), as_mask(mask))
+    painted = m
+    if keep_thin and (m > 0).any():
+        m = followed(z, vae, source, m, ratio)
 
     source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
     plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
@@ -53,8 +60,29 @@ def reconstruct(
     seconds = round(time.perf_counter() - start, 3)
     report = f"{method}: background {compared(fit, source, m)}."
     near = f"Within {BAND} pixels of the mask: {compared(fit, source, 1 - region.nearby(BAND) * (m == 0))}."
-    report = "\n".join([report, near, *fit.remarks])
+    beyond = [beyond_paint(painted, m)] if keep_thin else []
+    report = "\n".join([report, near, *beyond, *fit.remarks])
     return fit.picture.movedim(1, -1), fit.vae, report, comparison(fit.picture, source, m, fit.plain, method=method, seconds=seconds, report=report)
+
+
+def followed(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, ratio: int) -> Tensor:
+    """The mask (B or 1, H, W) with what the edit changed up to a latent cell around it: (B, H, W). Only what lies near the mask is decoded."""
+    cells = [slice(max(0, s.start - CONTEXT), s.stop + CONTEXT) for s in box_of((m > 0).any(0), ratio)]
+    place = (..., *(slice(s.start * ratio, s.stop * ratio) for s in cells))
+    sources = torch.cat([vae.encode(one) for one in with_channels_of(vae, source[place].movedim(1, -1)).split(1)])
+    edit, plain = (as_picture(frames_of(vae.decode(t)), "the decoded picture").to(source) for t in (z[(..., *cells)], sources))
+    wide = m.repeat(len(z) // len(m), 1, 1)
+    wide[place] = reconstruction.follow(wide[place], edit, plain.expand_as(edit), ratio)
+    return wide
+
+
+def beyond_paint(painted: Tensor, m: Tensor) -> str:
+    """How far the reconstruction went beyond the mask that was given."""
+    more = (m > 0) & (painted == 0)
+    if not more.any():
+        return "The edit changed nothing beyond the mask."
+    reach = Region(painted).outside.expand(len(m), -1, -1)[more.cpu()].max()
+    return f"Kept what the edit changed beyond the mask: up to {reach:.0f} pixels from it, {int(more.sum()) / len(m):.0f} pixels in a picture."
 
 
 def compared(fit: Fit, source: Tensor, m: Tensor) -> str:
