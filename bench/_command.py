@@ -16,15 +16,14 @@ import torch
 from demo.train import common
 
 
-def benchmark(answer: Callable[[argparse.Namespace], Any], **options: str | tuple[int | None, str]) -> None:
+def benchmark(answer: Callable[[argparse.Namespace], Any], **options: str | tuple[int | None, str] | dict[str, Any]) -> None:
     """Answer a benchmark's question: `answer` gets the options, prints its tables and returns its figures, which go to the file after --json.
 
-    options: the benchmark's own; a switch is given as its help, a whole number as its default and its help.
+    options: the benchmark's own; a switch is given as its help, a whole number as its default and its help, anything else as argparse takes it.
     """
     parser = argparse.ArgumentParser(description=sys.modules[answer.__module__].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, told in options.items():
-        kind = {"action": "store_true", "help": told} if isinstance(told, str) else {"type": int, "default": told[0], "help": told[1]}
-        parser.add_argument(f"--{name}", **kind)
+        parser.add_argument(f"--{name}", **as_argument(told))
     parser.add_argument("--json", type=Path, help="also write the figures here")
     chosen = parser.parse_args()
     quiet()
@@ -34,6 +33,13 @@ def benchmark(answer: Callable[[argparse.Namespace], Any], **options: str | tupl
     print(f"{time.monotonic() - start:.0f} s{', quick sample' if getattr(chosen, 'quick', False) else ''}")
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def as_argument(told: str | tuple[int | None, str] | dict[str, Any]) -> dict[str, Any]:
+    """An option as argparse takes it."""
+    if isinstance(told, str):
+        return {"action": "store_true", "help": told}
+    return told if isinstance(told, dict) else {"type": int, "default": told[0], "help": told[1]}
 
 
 def quiet(threads: int = 0) -> None:
