@@ -6,16 +6,14 @@ and the public functions of `comfy.model_management`, `comfy.model_patcher`, `co
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
+from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
 
 import comfy.controlnet
 import comfy.k_diffusion.sampling as k_diffusion
@@ -154,6 +152,18 @@ def load_again(patcher: ModelPatcher, conds: dict[str, list], shape: Sequence[in
     comfy.model_management.load_models_gpu([patcher, *others], memory_required=memory + patcher.model.memory_required(list(shape)))
 
 
+def with_models_beside(model: ModelPatcher, key: str, others: Sequence[ModelPatcher]) -> ModelPatcher:
+    """A clone of the model. Whenever ComfyUI loads it to sample, it loads the others together with it, so that they stay."""
+    patched = model.clone()
+    patched.set_additional_models(key, list(others))
+    return patched
+
+
+def on_several_devices(model: ModelPatcher) -> bool:
+    """Whether ComfyUI splits the model's calls over clones on other devices. It would clone every model beside it, too."""
+    return bool(model.additional_models.get("multigpu"))
+
+
 # --- Samplers and their noise ---
 
 
@@ -197,36 +207,6 @@ def pick_conditionings(conditionings: list[list], pick: Pick) -> list[list]:
     return [[[of(cond), {key: of(value) for key, value in options.items()}] for cond, options in conditioning] for conditioning in conditionings]
 
 
-@contextmanager
-def conditions_for(guider: Guider, pick: Pick) -> Iterator[None]:
-    """Inside, the guider sees its conditions with what `pick` chooses from each of their tensors."""
-
-    def of(value):
-        return [of(one) for one in value] if isinstance(value, list) else pick(value)
-
-    def of_condition(condition: dict) -> dict:
-        inner = {name: copy.copy(part) for name, part in condition["model_conds"].items()}
-        for part in inner.values():
-            part.cond = of(part.cond)
-        return {**{key: of(value) for key, value in condition.items()}, "model_conds": inner}
-
-    whole = guider.conds
-    guider.conds = {name: [of_condition(condition) for condition in conditions] for name, conditions in whole.items()}
-    try:
-        yield
-    finally:
-        guider.conds = whole
-
-
-def follows_a_batch(conditioning: list) -> bool:
-    """Whether `conditions_for` can pick from all of a CONDITIONING: T2I-Adapters and ControlNets with several hints keep the whole batch."""
-    controls = [options["control"] for _, options in conditioning if options.get("control") is not None]
-    return not any(
-        isinstance(control, comfy.controlnet.T2IAdapter) or (control.cond_hint_original is not None and len(control.cond_hint_original) > 1)
-        for control in controls
-    )
-
-
 def post_cfg_functions(model_options: dict) -> list[Callable[[dict], Tensor]]:
     """What is applied to the guided prediction, in order."""
     return model_options.get("sampler_post_cfg_function", [])
@@ -237,15 +217,106 @@ def with_post_cfg_functions(model_options: dict, functions: list[Callable[[dict]
     return {**model_options, "sampler_post_cfg_function": functions}
 
 
+# --- Patches of a model's calls ---
+
+PACK = __name__.removesuffix("bridge.comfy_internals")
+# What a patch may hold but does not change: it's not looked into.
+WHOLES = (Tensor, nn.Module, ModelPatcher, comfy.sd.VAE, comfy.sd.CLIP, ModuleType, type)
+
+
+def patches_of(model: ModelPatcher, model_options: dict | None = None) -> dict[tuple, tuple[str, object]]:
+    """Every value that the host's and other packs' patches of a model's calls hold, with the patch's name, by the place where it lies.
+
+    A patch is named after the node that made its function, or after its class. model_options: those of a run, if not the model's own.
+    """
+    found: dict[tuple, tuple[str, object]] = {}
+    seen: set[int] = set()
+
+    def look(value: object, place: tuple, name: str) -> None:
+        if (getattr(getattr(value, "func", value), "__module__", None) or "").startswith(PACK):
+            return
+        name = name or name_of_patch(value)
+        if name:
+            found[place] = name, value
+        if id(value) not in seen:
+            seen.add(id(value))
+            for key, part in parts_of(value).items():
+                look(part, (*place, key), name)
+
+    # The mask function works on what the model answers, not inside its calls.
+    options = {key: value for key, value in (model_options or model.model_options).items() if key != "denoise_mask_function"}
+    network = model.model.diffusion_model
+    for place, value in (("options", options), ("wrappers", model.wrappers), ("callbacks", model.callbacks), ("objects", model.object_patches)):
+        look(value, (place,), "")
+    # Some patches keep what they remember in the network.
+    for key, value in vars(network).items() if found else ():
+        if not key.startswith("_"):
+            look(value, ("network", key), type(network).__name__)
+    return found
+
+
+def name_of_patch(value: object) -> str:
+    """The name of a patch's function or object, and none of a mere container."""
+    if isinstance(value, FunctionType | MethodType):
+        return value.__qualname__.partition(".")[0]
+    return type(value).__name__ if hasattr(value, "__dict__") else ""
+
+
+def parts_of(value: object) -> Mapping[object, object]:
+    """Where a value can hold others: the items of a container, the variables of a function, the attributes of an object."""
+    if isinstance(value, WHOLES):
+        return {}
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list | tuple | set):
+        return dict(enumerate(value))
+    if isinstance(value, MethodType):
+        return {"self": value.__self__}
+    if isinstance(value, FunctionType):
+        return {index: cell.cell_contents for index, cell in enumerate(value.__closure__ or ()) if cell != CellType()}
+    return getattr(value, "__dict__", {})
+
+
 # --- Memory ---
 
 
-def bytes_of_other_models(model: ModelPatcher) -> int:
-    """What ComfyUI holds of other models on the model's device. It unloads them when it needs room."""
-    entries = comfy.model_management.current_loaded_models
+def bytes_for(model: ModelPatcher) -> float:
+    """What ComfyUI could give to a model, for its weights and for its work: the free memory of its device and what it would free there."""
     # ComfyUI forgets a model that nobody holds any more only later on.
-    others = [entry.model for entry in entries if entry.device == model.load_device and entry.model is not None]
-    return sum(other.loaded_size() for other in others if not model.is_clone(other))
+    loaded = [entry.model for entry in comfy.model_management.current_loaded_models if entry.model is not None]
+    others = [other for other in loaded if other.load_device == model.load_device and not model.is_clone(other)]
+    # The weights of dynamic models count as free already.
+    return model.get_free_memory(model.load_device) + sum(one.loaded_size() for one in (model, *others) if not one.is_dynamic())
+
+
+def streams_weights(model: ModelPatcher) -> bool:
+    """Whether ComfyUI copies the weights that find no room to the device anew for each model call."""
+    management = comfy.model_management
+    low = (management.VRAMState.NO_VRAM, management.VRAMState.LOW_VRAM, management.VRAMState.NORMAL_VRAM)
+    return model.is_dynamic() or (management.lowvram_available and management.vram_state in low)
+
+
+def weights_that_stay(memory: float) -> float:
+    """Of the memory that there is for a model that is streamed, what ComfyUI gives to its weights in any case."""
+    management = comfy.model_management
+    return max(0, min(memory * management.MIN_WEIGHT_MEMORY_RATIO, memory - management.minimum_inference_memory()))
+
+
+def bytes_to_decode(vae: comfy.sd.VAE, shape: Sequence[int]) -> float:
+    """What ComfyUI keeps free to decode one latent (C, ..., h, w)."""
+    shape = (shape[0], *shape[-2:]) if vae.latent_dim == 2 else shape
+    return vae.memory_used_decode((1, *shape), vae.vae_dtype)
+
+
+def bytes_to_encode(vae: comfy.sd.VAE, shape: Sequence[int]) -> float:
+    """What ComfyUI keeps free to encode one video or picture (F, H, W, C)."""
+    frames = () if vae.latent_dim == 2 else shape[:1]
+    return vae.memory_used_encode((1, shape[-1], *frames, *shape[1:3]), vae.vae_dtype)
+
+
+def bytes_for_work(memory_required: float) -> float:
+    """What ComfyUI keeps free beside the weights for work that takes this much."""
+    return max(comfy.model_management.minimum_inference_memory(), memory_required + comfy.model_management.extra_reserved_memory())
 
 
 def out_of_memory(error: Exception) -> bool:

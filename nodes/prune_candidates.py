@@ -20,7 +20,7 @@ class PruneCandidates(io.ComfyNode):
             display_name="Prune Candidates",
             category=CATEGORY,
             description="Saves time when you draw many candidates. Part-way through sampling, CLIP judges what each candidate will become, and only the "
-            "promising ones are finished. Those look the same as without pruning. If memory splits the candidates into groups, each group is judged alone.",
+            "promising ones are finished. Those look the same as without pruning.",
             search_aliases=[
                 "early stopping",
                 "best of",
@@ -90,4 +90,5 @@ class PruneCandidates(io.ComfyNode):
         scope: str = "box",
     ) -> io.NodeOutput:
         shares = tuple(share for share in (start + interval * one for one in range(rounds)) if share < 1)
-        return io.NodeOutput(Pruning(judge_of(clip, vae, prompt, mask, scope), shares, keep, at_least))
+        judge = judge_of(clip, vae, prompt, mask, scope)
+        return io.NodeOutput(Pruning(judge, shares, keep, at_least, judge.helpers))

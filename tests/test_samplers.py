@@ -15,7 +15,7 @@ from comfy.cli_args import LatentPreviewMethod
 from test_decoder_tails import vae_of
 from torch import Tensor
 
-from blended_latent_diffusion.bridge.sampling.candidates import in_chunks, of_rows
+from blended_latent_diffusion.bridge.sampling.candidates import Chunks, of_rows
 from blended_latent_diffusion.bridge.sampling.pixel_blend import blend_of
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
@@ -101,22 +101,23 @@ def test_short_memory_halves_the_candidates_at_once_and_loses_none():
             raise comfy.model_management.OOM_EXCEPTION("out of memory")
         return torch.tensor(chunk)
 
-    assert in_chunks(7, 7, 7, run).tolist() == list(range(7))
+    chunks = Chunks(7)
+    assert chunks.run(range(7), run).tolist() == list(range(7))
     assert asked == [7, 4, 2, 2, 2, 1]
     asked.clear()
-    assert in_chunks(6, 2, 3, run).tolist() == list(range(6))
-    assert asked == [2, 1, 2, 1], "no chunk reaches over from one source's three candidates to the next one's"
+    assert chunks.run([1, 3, 4], run).tolist() == [1, 3, 4]
+    assert asked == [2, 1], "what did not fit is not tried again"
 
     def never(chunk: list[int]) -> Tensor:
         raise comfy.model_management.OOM_EXCEPTION("out of memory")
 
     with pytest.raises(comfy.model_management.OOM_EXCEPTION):
-        in_chunks(4, 4, 4, never)
+        Chunks(4).run(range(4), never)
 
 
 def test_other_errors_are_not_taken_for_short_memory():
     with pytest.raises(KeyError):
-        in_chunks(4, 4, 4, lambda chunk: {}[chunk[0]])
+        Chunks(4).run(range(4), lambda chunk: {}[chunk[0]])
 
 
 def levels_seen(edit: Edit, **options) -> list[float]:

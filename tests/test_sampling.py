@@ -14,7 +14,6 @@ import torch
 from comfy_extras.nodes_post_processing import BatchLatentsNode
 from torch import Tensor
 
-from blended_latent_diffusion.bridge.sampling import candidates
 from blended_latent_diffusion.bridge.sampling import sampler as sampler_room
 from blended_latent_diffusion.bridge.sampling.seeds import seeds_of
 from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
@@ -290,16 +289,6 @@ def test_a_batch_of_prompts_follows_its_sources_into_every_chunk(edit):
     whole = sample(edit, latent_image=latent, candidates=2, chunk_size=4, positive=both)["samples"]
     assert apart(edit, one, whole) < ROUNDING
     assert apart(edit, whole[:2], sample(edit, candidates=2)["samples"]) < ROUNDING, "the first source has the first prompt"
-
-
-def test_fewer_at_once_when_the_memory_is_short(edit, monkeypatch):
-    one = edit.model.memory_required([2, 4, 16, 16])
-    monkeypatch.setattr(edit.model, "get_free_memory", lambda device: 3.5 * one)
-    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
-    monkeypatch.setattr(edit.model, "loaded_size", edit.model.model_size)
-    assert candidates.that_fit(edit.model, edit.latent["samples"], 8) == 2
-    monkeypatch.setattr(edit.model, "get_free_memory", lambda device: 0)
-    assert candidates.that_fit(edit.model, edit.latent["samples"], 8) == 1
 
 
 def test_a_schedule_of_another_pack_needs_masks_and_shares_only(edit):

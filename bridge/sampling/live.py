@@ -12,8 +12,6 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from torch import Tensor
 
-from .pruning import Race
-
 # As ComfyUI's progress bar waits between two updates, in seconds.
 INTERVAL = 0.1
 GAP, EMPTY, INK = 2, (38, 38, 38), (255, 255, 255)
@@ -31,21 +29,20 @@ class Sheet:
         self.dropped: set[int] = set()
         self.due = 0.0
 
-    def preview(self, numbers: Sequence[int], x0: Tensor, alive: Sequence[int], last: bool) -> Preview | None:
+    def preview(self, numbers: Sequence[int], x0: Tensor, last: bool) -> Preview | None:
         """What a progress bar shows, or None less than INTERVAL after the one before, unless it is the last.
 
-        numbers: the candidates in x0, (len(numbers), C, ..., h, w). alive: the rows of x0 that are in the race still.
+        numbers: the candidates in x0, (len(numbers), C, ..., h, w).
         """
         if time.monotonic() < self.due and not last:
             return None
         kind, size = "JPEG", latent_preview.MAX_PREVIEW_RESOLUTION
-        self.dropped.update(number for row, number in enumerate(numbers) if row not in alive)
-        for row in alive:
+        for row, number in enumerate(numbers):
             made = self.previewer.decode_latent_to_preview_image(kind, x0[row : row + 1])
             # Some packs' previewers send their picture on a way of their own.
             if made is None:
                 return None
-            kind, self.tiles[numbers[row]], size = made
+            kind, self.tiles[number], size = made
         self.due = time.monotonic() + INTERVAL
         return kind, sheet(self.tiles, self.dropped, size), size
 
@@ -70,22 +67,38 @@ def sheet(tiles: Sequence[Image.Image | None], dropped: Collection[int], size: i
     return picture
 
 
-def progress(model: ModelPatcher, steps: int, count: int) -> Callable[[list[int], Race | None], Callable]:
-    """ComfyUI's progress bar and live preview over all candidates: progress(...)(chunk, race) is the callback for the chunk."""
-    total = max(steps, 1) * count
-    if count == 1:
-        show = latent_preview.prepare_callback(model, total)
-        return lambda chunk, race: lambda step, x0, x, _: show(step, x0, x, total)
-    bar = comfy.utils.ProgressBar(total)
-    previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-    drawn = Sheet(previewer, count) if previewer else None
+class Progress:
+    """ComfyUI's progress bar and live preview over all candidates. A step that is gone over again moves neither."""
 
-    def of_chunk(chunk: list[int], race: Race | None) -> Callable:
+    def __init__(self, model: ModelPatcher, steps: int, count: int) -> None:
+        """steps: of one candidate."""
+        self.steps, self.total = steps, max(steps, 1) * count
+        self.done = [0] * count
+        self.sheet = None
+        if count == 1:
+            self.show = latent_preview.prepare_callback(model, self.total)
+        else:
+            previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+            self.bar, self.sheet = comfy.utils.ProgressBar(self.total), Sheet(previewer, count) if previewer else None
+
+    def of(self, chunk: Sequence[int]) -> Callable:
+        """The callback of a run of these candidates."""
+
         def callback(step: int, x0: Tensor, x: Tensor, _: int) -> None:
-            done = chunk[0] * steps + (step + 1) * len(chunk)
-            alive = range(len(chunk)) if race is None else race.alive.tolist()
-            bar.update_absolute(done, total, drawn and drawn.preview(chunk, x0, alive, step + 1 == steps))
+            if all(self.done[i] > step for i in chunk):
+                return
+            for i in chunk:
+                self.done[i] = max(self.done[i], step + 1)
+            if len(self.done) == 1:
+                self.show(step, x0, x, self.total)
+            else:
+                self.bar.update_absolute(sum(self.done), self.total, self.sheet and self.sheet.preview(chunk, x0, step + 1 == self.steps))
 
         return callback
 
-    return of_chunk
+    def drop(self, candidates: Collection[int]) -> None:
+        """These are out of the race, and their steps are done."""
+        for i in candidates:
+            self.done[i] = self.steps
+        if self.sheet:
+            self.sheet.dropped.update(candidates)

@@ -11,10 +11,7 @@ from torch import Tensor
 from ...bld.blending import NoiseDraws, fresh_noise_gain, noise_again
 from ...bld.schedule import ROUNDING, route
 from ..comfy_internals import Blend, is_stochastic, mixing_factors, sampler_noise
-from .pruning import Race
-
-# Its step size follows the error of the whole batch, so a candidate would depend on the others beside it.
-WHOLE_BATCH_SAMPLERS = ("dpm_adaptive",)
+from .replay import Replay, Stopped
 
 
 class FreshBackground(Blend):
@@ -59,9 +56,7 @@ class FreshBackground(Blend):
         return super().__call__(x, sigma, denoise_mask, options, seed)
 
 
-def blending_sampler(
-    name: str, seeds: list[int], draws: NoiseDraws, fresh: bool, resample_steps: int = 0, race: Race | None = None
-) -> comfy.samplers.KSAMPLER:
+def blending_sampler(name: str, seeds: list[int], draws: NoiseDraws, fresh: bool, resample_steps: int, replay: Replay) -> comfy.samplers.KSAMPLER:
     """One of ComfyUI's samplers by name, for candidates with these seeds.
 
     Args:
@@ -70,7 +65,7 @@ def blending_sampler(
         fresh: whether each step has new background noise. If not, every step has the start noise. (ComfyUI's own ddim would blend
             with a second noise, which moves the global random state and depends on the batch.)
         resample_steps: see `route`.
-        race: drops candidates on the way.
+        replay: the guider. Where it stops, what it predicts there is the result.
     """
     sampler = comfy.samplers.sampler_object(name)
     stochastic = is_stochastic(sampler)
@@ -79,9 +74,7 @@ def blending_sampler(
         levels = sigmas.clone()
         blend = FreshBackground(model, draws, levels, stochastic) if fresh else Blend(model)
         model_sampling = blend.model_sampling
-        if race is not None:
-            blend.inner_model = race.of(blend.inner_model, blend.latent_image)
-
+        blend.inner_model = replay.of(blend.inner_model)
         at = done = 0
         for start, end in route(len(levels) - 1, resample_steps):
             if start < at:
@@ -96,7 +89,10 @@ def blending_sampler(
                 blend.go_to(start + now["i"])
                 callback({**now, "i": done + now["i"]})
 
-            x = sampler.sampler_function(blend, x, part, callback=callback_of_part, **options)
+            try:
+                x = sampler.sampler_function(blend, x, part, callback=callback_of_part, **options)
+            except Stopped as stopped:
+                return stopped.prediction
             at, done = end, done + end - start
         return x
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ...bld import masks
 from ..checks import check_batch
-from ..comfy_internals import levels_of_call, load_again
+from ..comfy_internals import bytes_to_decode, bytes_to_encode, levels_of_call, load_again
 from ..latent_masks import sets_of_frames
 from ..vae.pixels import ratios_of, with_channels_of
+from .candidates import Helpers
 from .stages import stage_of_call
 
 
@@ -25,12 +26,14 @@ class PixelBlend:
         pixels: (1 or N, F, H, W, C) in 0..1; F is 1 for a picture.
         mask: (1 or N, 1 or F, H, W, 1) in 0..1. Where it is 1, the prediction stays.
         start: the share of the schedule, 0..1, at which the blend begins. The last step is always blended.
+        helpers: the VAE's weights and work.
     """
 
     vae: comfy.sd.VAE
     pixels: Tensor
     mask: Tensor
     start: float
+    helpers: Helpers
 
     def rows(self, index: list[int]) -> PixelBlend:
         """The blend of some of the batch, in that order."""
@@ -79,9 +82,7 @@ def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask
     height, width = (scale * side for side in samples.shape[-2:])
     pixels = masks.cropped(with_channels_of(vae, pixels).movedim(-1, 1), samples.shape[-2:], scale).movedim(1, -1)
     if pixels.shape[1:3] != (height, width):
-        raise ValueError(
-            f"pixels are {pixels.shape[2]}x{pixels.shape[1]}, but latent_image comes from a picture of {width}x{height}: connect that picture."
-        )
+        raise ValueError(f"pixels are {pixels.shape[2]}x{pixels.shape[1]}, but latent_image comes from a picture of {width}x{height}: connect that picture.")
     frames = 1 if samples.ndim == 4 else 1 + (samples.shape[2] - 1) * to_latent_frame
     if len(pixels) % frames:
         raise ValueError(f"pixels have {len(pixels)} frames, but latent_image comes from a video of {frames}: connect that video.")
@@ -91,4 +92,5 @@ def blend_of(share: float, vae: comfy.sd.VAE | None, pixels: Tensor | None, mask
     mask = masks.resize(masks.as_encoded(mask, samples.shape[-2:]), (height, width), "nearest").unflatten(0, (sets, -1))
     if mask.shape[1] > 1:
         mask = masks.spread_frames(mask, to_latent_frame) if ratio == 1 else mask[:, :frames]
-    return PixelBlend(vae, pixels, mask[..., None], 1 - share)
+    memory = max(bytes_to_decode(vae, samples.shape[1:]), bytes_to_encode(vae, pixels.shape[1:]))
+    return PixelBlend(vae, pixels, mask[..., None], 1 - share, Helpers((vae.patcher,), memory))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...bld import ranking
-from ...bld.blending import keep_background
-from ..comfy_internals import Guider, conditions_for, follows_a_batch, levels_of_call, load_again, post_cfg_functions, with_post_cfg_functions
+from .candidates import Helpers
+from .replay import Answer, Replay
 from .stages import stage_of_call
 
 
@@ -23,89 +25,83 @@ class Pruning:
         shares: shares of the schedule, 0..1, ascending, at which a round is held. ComfyUI counts `start_percent` the same way.
         keep: the part of the candidates that each round keeps, 0..1, rounded up.
         at_least: the number of candidates that always stay.
+        helpers: latents -> the models that judge such ones.
     """
 
     judge: Callable[[Tensor], Tensor]
     shares: tuple[float, ...]
     keep: float
     at_least: int
+    helpers: Callable[[Tensor], Helpers] = lambda z: Helpers()
+
+    def stage(self, sigma: Tensor, sigmas: Tensor, model_sampling) -> int:
+        """How many rounds have been due at a model call."""
+        return stage_of_call(list(self.shares), sigma, sigmas, model_sampling)
+
+    def rounds(self, count: int, sigmas: Tensor, model_sampling) -> list[tuple[int, int]]:
+        """The rounds of a run, each as the stage that it opens and how many of `count` candidates then go on. Those that drop none are left out."""
+        rounds, held, left = [], 0, count
+        for stage in sorted({self.stage(sigma, sigmas, model_sampling) for sigma in sigmas[:-1]}):
+            before = left
+            for _ in range(stage - held):
+                left = ranking.survivors(left, self.keep, self.at_least)
+            held = stage
+            if left < before:
+                rounds.append((stage, left))
+        return rounds
 
 
 class Race:
-    """ComfyUI's guider for a batch of candidates, fewer and fewer of which are in the race: the model is given only those.
+    """What is known of the candidates in the race, so that each run of some of them goes on from the one before."""
 
-    The others stay in the batch as they are. So the sampler's own memory of earlier steps keeps its shape, and with any sampler a
-    candidate that goes on is the same as without pruning.
-    """
+    def __init__(self, pruning: Pruning | None, model: ModelPatcher) -> None:
+        self.pruning, self.model_sampling = pruning, model.get_model_object("model_sampling")
+        self.answers: dict[int, list[Answer]] = {}
+        self.repeats = True
 
-    def __init__(self, pruning: Pruning, count: int, mask: Tensor | None) -> None:
-        """mask: (1 or count, 1, ..., h, w). Outside it, a picture to be judged shows the source. None if everything is sampled."""
-        self.pruning, self.mask = pruning, mask
-        self.alive = torch.arange(count)
-        self.round = 0
+    def rounds(self, count: int, sigmas: Tensor) -> list[tuple[int, int]]:
+        """See `Pruning.rounds`; none without pruning. count: of candidates of one source."""
+        if self.pruning is None:
+            return []
+        rounds = self.pruning.rounds(count, sigmas, self.model_sampling)
+        if not rounds:
+            logging.info(
+                "Blended Latent KSampler: pruning drops none of %d candidates, since keep is %g and at_least is %d.",
+                count,
+                self.pruning.keep,
+                self.pruning.at_least,
+            )
+        return rounds
 
-    def of(self, guider: Guider, source: Tensor) -> Race:
-        """The guider to sample with; source: (count, C, ..., h, w) in the model's units."""
-        self.guider, self.source = guider, source
-        return self
+    def run(self, chunk: Sequence[int], stage: int | None) -> Replay:
+        """The guider of a run of these candidates up to the round that opens a stage, or to the end."""
+        known = [self.answers.get(i, []) for i in chunk]
+        # After a shortage of memory a chunk may have candidates that are not equally far.
+        together = [{name: torch.stack([one[name] for one in call]) for name in call[0]} for call in zip(*known, strict=False)]
+        if stage is None:
+            return Replay(together)
+        return Replay(together, lambda sigma, sigmas: self.pruning.stage(sigma, sigmas, self.model_sampling) >= stage)
 
-    def __getattr__(self, name: str):
-        return getattr(self.guider, name)
+    def note(self, chunk: Sequence[int], run: Replay) -> None:
+        """Keeps what a run that has stopped knows of its candidates."""
+        if run.changed and self.repeats:
+            logging.info(
+                "Blended Latent KSampler: %s may remember earlier steps of a candidate, so those that go on are sampled again from the start.", run.changed
+            )
+            self.repeats = False
+            self.answers.clear()
+        if self.repeats:
+            for row, i in enumerate(chunk):
+                self.answers[i] = [{name: value[row].clone() for name, value in answer.items()} for answer in run.answers]
 
-    def __call__(self, x: Tensor, sigma: Tensor, model_options: dict, seed: int | None = None) -> Tensor:
-        alive = self.alive.to(x.device)
-        if len(alive) == len(x):
-            out = self.guider(x, sigma, model_options=model_options, seed=seed)
-        else:
-            out = x.clone()
-            with conditions_for(self.guider, rows_of_batch(alive, len(x))):
-                out[alive] = self.guider(x[alive], sigma[alive], model_options=self.of_samplers(model_options, alive, len(x)), seed=seed)
-        due = stage_of_call(list(self.pruning.shares), sigma, levels_of_call(model_options), self.guider.inner_model.model_sampling)
-        if due > self.round:
-            self.prune(out, due - self.round)
-            self.round = due
-        return out
-
-    def of_samplers(self, model_options: dict, alive: Tensor, count: int) -> dict:
-        """The options for a call without the candidates that are out. What a sampler has added (the cfg_pp samplers look at the
-        unguided prediction that way) sees the whole batch, as its own memory does.
-        """
-
-        def spread(value):
-            if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(alive):
-                return value
-            whole = value.new_zeros(count, *value.shape[1:])
-            whole[alive] = value
-            return whole
-
-        def for_all(function: Callable[[dict], Tensor]) -> Callable[[dict], Tensor]:
-            return lambda args: function({key: spread(value) for key, value in args.items()})[alive]
-
-        own = post_cfg_functions(self.guider.model_options)
-        return with_post_cfg_functions(model_options, [one if one in own else for_all(one) for one in post_cfg_functions(model_options)])
-
-    def prune(self, predictions: Tensor, rounds: int) -> None:
-        left = len(self.alive)
-        for _ in range(rounds):
-            left = ranking.survivors(left, self.pruning.keep, self.pruning.at_least)
-        if left < len(self.alive):
-            if self.mask is not None:
-                predictions = keep_background(predictions, self.source, self.mask.to(predictions))
-            z = self.guider.inner_model.process_latent_out(predictions[self.alive.to(predictions.device)].float())
-            best = ranking.order(self.pruning.judge(z))
-            self.alive = self.alive[best[:left].sort().values]
-            load_again(self.guider.model_patcher, self.guider.conds, predictions.shape)
+    def best(self, candidates: Tensor, scores: Tensor, left: int) -> Tensor:
+        """(S, left) of candidates (S, N), those with the best scores (S, N) in each row, in their order. The others are forgotten."""
+        best = torch.stack([row[ranking.order(of_row)[:left].sort().values] for row, of_row in zip(candidates, scores, strict=True)])
+        self.answers = {i: self.answers[i] for i in best.flatten().tolist() if i in self.answers}
+        return best
 
 
-def rows_of_batch(rows: Tensor, count: int) -> Callable[[object], object]:
-    """Picks some rows of each tensor with a batch of `count`; whatever is the same for all stays."""
-    return lambda value: value[rows.to(value.device)] if isinstance(value, Tensor) and value.ndim and len(value) == count else value
-
-
-def check_conditions(conditionings: dict[str, list], samples: Tensor) -> None:
-    """Raises ValueError for what would lose its candidates when some of them are dropped: video, T2I-Adapters, a hint for each."""
+def check_pictures(samples: Tensor) -> None:
+    """Raises ValueError for video, of which the judge would see a single frame."""
     if samples.ndim == 5 and samples.shape[2] != 1:
         raise ValueError(f"latent_image is a video of {samples.shape[2]} latent frames, which pruning doesn't support: disconnect pruning.")
-    for name, conditioning in conditionings.items():
-        if not follows_a_batch(conditioning):
-            raise ValueError(f"{name} has a T2I-Adapter or a ControlNet with several hint images, which pruning doesn't support: disconnect pruning.")

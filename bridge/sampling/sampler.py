@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import comfy.sample
 import comfy.samplers
 import comfy.sd
@@ -15,14 +18,15 @@ from ...bld.blending import NoiseDraws, keep_background
 from ...bld.schedule import MaskSchedule, constant
 from ...bld.seeds import candidate_seed
 from ..checks import as_mask, as_samples
+from ..comfy_internals import with_models_beside
 from ..latent_masks import as_schedule, fitted, noise_mask, of_latent, sets_of_frames
-from .candidates import in_chunks, of_rows, that_fit
-from .live import progress
-from .noise import WHOLE_BATCH_SAMPLERS, blending_sampler
+from .candidates import Chunks, Helpers, goes_by_batch, of_rows, plan
+from .live import Progress
+from .noise import blending_sampler
 from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
-from .pruning import Pruning, Race, check_conditions
+from .pruning import Pruning, Race, check_pictures
 from .seeds import with_seeds
-from .stages import with_schedule
+from .stages import KEY, with_schedule
 from .steps import Steps
 
 
@@ -64,42 +68,44 @@ def sample_candidates(
     if resample_steps and resample_steps >= len(sigmas) - 1 > 0:
         raise ValueError(f"resample_steps is {resample_steps}, but must be less than the {len(sigmas) - 1} steps: try a fifth of them.")
     if pruning is not None:
-        check_conditions({"positive": positive, "negative": negative}, source)
+        check_pictures(source)
 
     rows = [row for row in range(len(source)) for _ in range(candidates)]
     seeds = [candidate_seed(seed, i % candidates, row) for i, row in enumerate(rows)]
-    shown = Steps(
-        model, sigmas, schedule, resample_steps, node_id, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise
-    )
-    callback = progress(model, len(shown.order), len(rows))
-    kept: list[int] = []
+    shown = Steps(model, sigmas, schedule, resample_steps, node_id, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise)
+    progress, race = Progress(model, len(shown.order), len(rows)), Race(pruning, model)
+    helpers = (Helpers() if blend is None else blend.helpers) + (Helpers() if pruning is None else pruning.helpers(source))
+    memory = plan(model, source, len(rows), cfg, 1 if goes_by_batch(model, sampler_name) else chunk_size, helpers)
 
-    def sample(chunk: list[int]) -> Tensor:
+    def sample(chunk: list[int], stage: int | None = None) -> Tensor:
+        """These candidates at the end of the run, or what is predicted for them at the round that opens a stage."""
         of_chunk, of_seeds = [rows[i] for i in chunk], [seeds[i] for i in chunk]
-        draws = NoiseDraws(of_seeds, tuple(source.shape[1:]))
-        # All candidates of one source share its masks, also when some of them are dropped.
-        of_masks = of_chunk[:1] if len(set(of_chunk)) == 1 else of_chunk
-        race = Race(pruning, len(chunk), schedule and schedule.rows(of_masks).thin) if pruning else None
+        draws, replay = NoiseDraws(of_seeds, tuple(source.shape[1:])), race.run(chunk, stage)
         samples = comfy.sample.sample_custom(
-            patched(model, schedule, blend, of_masks),
+            patched(model, schedule, blend, of_chunk, memory.beside),
             draws.draw(),
             cfg,
-            blending_sampler(sampler_name, of_seeds, draws, fresh_background, resample_steps, race),
+            blending_sampler(sampler_name, of_seeds, draws, fresh_background, resample_steps, replay),
             sigmas,
             *of_rows([positive, negative], of_chunk, len(source), chunk, len(rows)),
             source[of_chunk],
-            callback=shown.marked(callback(chunk, race)),
+            callback=shown.marked(progress.of(chunk)),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=of_seeds[0],
         )
-        left = race.alive if race else torch.arange(len(chunk))
-        kept.extend(chunk[i] for i in left.tolist())
-        return samples[left]
+        race.note(chunk, replay)
+        return with_background(samples, source[of_chunk], schedule and schedule.rows(of_chunk))
 
-    at_once = 1 if sampler_name in WHOLE_BATCH_SAMPLERS else chunk_size or that_fit(model, source, len(rows))
-    samples = in_chunks(len(rows), at_once, candidates if pruning else len(rows), sample)
-    of_kept = [rows[i] for i in kept]
-    latent = finish(latent_image, samples, source[of_kept], schedule and schedule.rows(of_kept), kept, [seeds[i] for i in kept])
+    chunks = Chunks(memory.at_once)
+    left = torch.arange(len(rows)).view(len(source), candidates)
+    for stage, count in race.rounds(candidates, sigmas):
+        scores = pruning.judge(chunks.run(left.flatten().tolist(), partial(sample, stage=stage)))
+        best = race.best(left, scores.view_as(left), count)
+        progress.drop(set(left.flatten().tolist()) - set(best.flatten().tolist()))
+        left = best
+    kept = left.flatten().tolist()
+    samples = chunks.run(kept, sample)
+    latent = as_latent(latent_image, samples, schedule and schedule.rows([rows[i] for i in kept]), kept, [seeds[i] for i in kept])
     return latent, {"steps": [shown.shown]}
 
 
@@ -138,19 +144,25 @@ def levels(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, d
     return sigmas
 
 
-def patched(model: ModelPatcher, schedule: MaskSchedule | None, blend: PixelBlend | None, rows: list[int]) -> ModelPatcher:
-    """The model that samples candidates of these rows of the source."""
+def patched(model: ModelPatcher, schedule: MaskSchedule | None, blend: PixelBlend | None, rows: list[int], beside: Sequence[ModelPatcher]) -> ModelPatcher:
+    """The model that samples candidates of these rows of the source, and is loaded together with those beside it."""
     if schedule is not None:
         model = with_schedule(model, schedule.rows(rows))
-    return with_pixel_blend(model, blend.rows(rows)) if blend is not None else model
+    if blend is not None:
+        model = with_pixel_blend(model, blend.rows(rows))
+    return with_models_beside(model, KEY, beside) if beside else model
 
 
-def finish(latent: dict, samples: Tensor, source: Tensor, schedule: MaskSchedule | None, kept: list[int], seeds: list[int]) -> dict:
-    """The LATENT to return: background exact, the result's mask as noise_mask, and the candidates' numbers and seeds."""
+def with_background(samples: Tensor, source: Tensor, schedule: MaskSchedule | None) -> Tensor:
+    """Samples with the source outside the result's mask."""
+    return samples if schedule is None else keep_background(samples, source.to(samples), noise_mask(schedule.thin, samples).to(samples))
+
+
+def as_latent(latent: dict, samples: Tensor, schedule: MaskSchedule | None, kept: list[int], seeds: list[int]) -> dict:
+    """The LATENT to return: the result's mask as noise_mask, and the candidates' numbers and seeds."""
     out = {key: value for key, value in latent.items() if key not in ("downscale_ratio_spacial", "downscale_ratio_temporal")}
     out |= {"samples": samples, "batch_index": kept}
     if schedule is not None:
         thin = noise_mask(schedule.thin, samples)
-        out["samples"] = keep_background(samples, source.to(samples), thin.to(samples))
         out["noise_mask"] = thin.expand(len(samples), *thin.shape[1:])
     return with_seeds(out, seeds)

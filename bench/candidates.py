@@ -1,0 +1,65 @@
+"""What many candidates cost: memory of 256 beside that of 8, and the time of a race in small chunks beside a single one.
+
+``python run.py bench candidates [--rounds N] [--json FILE]``. Memory is the most that a process of its own holds while it draws the
+candidates, decodes them, ranks them and reconstructs the best, with the nodes' defaults. The race is one of 16 candidates with the defaults of
+Prune Candidates. Its rounds go through all sizes of chunk in turn, so that a busy machine hurts all alike; the figure is the median of the rounds'
+ratios to a single chunk, and how many predictions the network was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from bench import _table
+from bench._cases import Case, case
+from bench._command import benchmark, quiet
+from bench._nodes import Tools, best_of, draw, load, prunings
+from bench._process import apart, peak
+from bench.pipeline import by_the_node
+
+EDIT, COUNTS, RACE, CHUNKS, STEPS, SEED = 190000, (8, 64, 256), 16, (16, 4, 2, 1), 20, 7
+
+
+def peak_memory(count: int) -> float:
+    """MiB at most held by this process, which makes one edit from so many candidates."""
+    quiet()
+    with torch.inference_mode(), peak() as most:
+        tools, edit = load(), case(EDIT)
+        latent = draw(tools, edit, SEED, count, steps=4, chunk_size=0)
+        best = best_of(tools, edit, latent, tools.vae.decode(latent["samples"]), "box")
+        by_the_node(tools, edit, best)
+    return most[0] / 2**20
+
+
+def race(tools: Tools, edit: Case, chunk: int) -> tuple[float, int]:
+    """Seconds of a race in chunks of this size, and predictions that the network was asked for."""
+    asked: list[int] = []
+    hook = tools.model.model.diffusion_model.register_forward_pre_hook(lambda network, args: asked.append(len(args[0])))
+    pruning = prunings(tools, edit, {"": {}})[""]
+    start = time.perf_counter()
+    draw(tools, edit, SEED, RACE, steps=STEPS, chunk_size=chunk, pruning=pruning)
+    hook.remove()
+    return time.perf_counter() - start, sum(asked)
+
+
+def answer(options: argparse.Namespace) -> dict[str, Any]:
+    """The tables and their figures."""
+    memory = {count: apart(peak_memory, count) for count in COUNTS}
+    rows = {str(count): [most, most / memory[COUNTS[0]]] for count, most in memory.items()}
+    _table.show("candidates", {"peak MiB": "{:.0f}", f"/ {COUNTS[0]}": "{:.2f}"}, rows)
+    tools, edit = load(), case(EDIT)
+    rounds = [{chunk: race(tools, edit, chunk) for chunk in CHUNKS} for _ in range(options.rounds + 1)][1:]
+    ratios = {chunk: [one[chunk][0] / one[CHUNKS[0]][0] for one in rounds] for chunk in CHUNKS}
+    times = {chunk: {"ratio": statistics.median(ratios[chunk]), "predictions": rounds[0][chunk][1]} for chunk in CHUNKS}
+    rows = {str(chunk): [found["ratio"], found["predictions"]] for chunk, found in times.items()}
+    _table.show(f"race of {RACE}, {STEPS} steps, chunks of", {"time / one chunk": "{:.2f}", "predictions": "{}"}, rows)
+    return {"memory": memory, "race": times}
+
+
+if __name__ == "__main__":
+    benchmark(answer, rounds=(3, "how often each race is run"))
