@@ -88,7 +88,7 @@ class Progress:
             if all(self.done[i] > step for i in chunk):
                 return
             for i in chunk:
-                self.done[i] = max(self.done[i], step + 1)
+                self.done[i] = max(self.done[i], min(step + 1, self.steps))
             if len(self.done) == 1:
                 self.show(step, x0, x, self.total)
             else:

@@ -47,7 +47,8 @@ class Steps:
 
         def both(step: int, *state: object) -> None:
             callback(step, *state)
-            tell(EVENT, self.node_id, step=self.order[step])
+            # dpm_adaptive takes as many steps as it likes.
+            tell(EVENT, self.node_id, step=self.order[min(step, len(self.order) - 1)])
 
         return both
 
