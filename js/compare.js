@@ -85,7 +85,7 @@ function createComparison(node) {
     name.textContent = LAYERS[layer][0];
     pager.replaceChildren(...(pages.length > 1 ? [turn("‹", -1), `${page + 1} of ${run.count}`, turn("›", 1)] : []));
     figures.replaceChildren(...rows(measured));
-    cost.textContent = run.method ? `${run.method}, ${run.seconds.toPrecision(2)} s` : "";
+    cost.textContent = run.method ? `${run.method}, ${run.seconds.toFixed(run.seconds < 10 ? 1 : 0)} s` : "";
     cost.title = run.report ?? "";
   }
 
