@@ -18,7 +18,8 @@ class FreshBackground(Blend):
     """ComfyUI's blend with new background noise at every step (paper, algorithm 1), shared by all model calls of a step.
 
     The noises of the current step and of the next one lie on the device, and each call picks its own there, by its level. So nothing
-    waits for the device. The first step has the noise that sampling starts from; all others are independent of it (`fresh_noise_gain`).
+    waits for the device. (Where a sampler looks two steps ahead, as heunpp2 does, or calls at levels of its own, as dpm_adaptive does, the
+    noise still changes with each of its steps.) The first step has the noise that sampling starts from; all others are independent of it (`fresh_noise_gain`).
     """
 
     def __init__(self, model: comfy.samplers.KSamplerX0Inpaint, draws: NoiseDraws, levels: Tensor, stochastic: bool) -> None:
