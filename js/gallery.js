@@ -15,6 +15,8 @@ class Gallery {
   #bar = element("div", { className: "bld-gallery-bar" });
   #grid = element("div", { className: "bld-gallery-grid", role: "listbox", ariaLabel: "Candidates", ariaMultiSelectable: "true" });
   #candidates = [];
+  // Of these there is no picture, so they can't be picked.
+  #dropped = [];
   #tiles = [];
   // The candidates that the user saw when picking.
   #pickedFrom = "";
@@ -34,10 +36,11 @@ class Gallery {
 
   /** The candidates, best first, as bridge/clip/gallery.py describes them. */
   show(candidates) {
-    this.#candidates = candidates;
+    this.#candidates = candidates.filter((candidate) => candidate.tile);
+    this.#dropped = candidates.filter((candidate) => !candidate.tile);
     this.#pickedFrom ||= this.#shown;
-    this.#tiles = candidates.map((candidate, place) => this.#tile(candidate, place));
-    this.#grid.replaceChildren(...this.#tiles);
+    this.#tiles = this.#candidates.map((candidate, place) => this.#tile(candidate, place));
+    this.#grid.replaceChildren(...this.#tiles, ...this.#dropped.map((candidate) => this.#droppedTile(candidate)));
     this.#draw();
     this.#node.graph?.setDirtyCanvas(true, true);
   }
@@ -104,6 +107,13 @@ class Gallery {
     return made;
   }
 
+  #droppedTile(candidate) {
+    const made = element("div", { className: "bld-gallery-dropped" }, "dropped");
+    made.onmouseenter = () => showCard(made, this.#details(candidate, null));
+    made.onmouseleave = hideCard;
+    return made;
+  }
+
   #draw() {
     const picks = this.#picks;
     const isPending = this.#candidates.length > 0 && picks.join() !== this.#used.join();
@@ -120,9 +130,10 @@ class Gallery {
   #summary(picks, isPending) {
     const { length } = this.#candidates;
     if (!length) return [element("span", {}, "Run the workflow, then pick your candidates here.")];
-    const out = this.#candidates.filter((candidate) => candidate.out).length;
+    const out = this.#candidates.filter((candidate) => candidate.out).length + this.#dropped.length;
     const isStale = picks.length > 0 && this.#pickedFrom !== this.#shown;
-    const counts = `${length} candidate${length > 1 ? "s" : ""}${out ? `, ${out} left out` : ""}`;
+    const all = length + this.#dropped.length;
+    const counts = `${all} candidate${all > 1 ? "s" : ""}${out ? `, ${out} left out` : ""}`;
     return [
       element("span", { title: "Click: pick. Ctrl+click: pick several. Double click or Space: enlarge. Arrow keys: move. Enter: pick." }, counts),
       picks.length ? element("span", { className: "bld-gallery-picks" }, `Picked ${picks.join(", ")}`, this.#button("✕", "Return the best again", () => this.#pick([]))) : null,
@@ -146,7 +157,7 @@ class Gallery {
     return element(
       "div",
       { className: "bld-details" },
-      element("header", {}, element("b", {}, `Rank ${place + 1}`), element("span", {}, `candidate ${index}`), element("b", {}, shortly(score))),
+      place === null ? null : element("header", {}, element("b", {}, `Rank ${place + 1}`), element("span", {}, `candidate ${index}`), element("b", {}, shortly(score))),
       out ? element("p", {}, out) : null,
       score === null ? null : element("table", {}, ...rows),
       seed === null ? null : element("footer", {}, `seed ${seed}`),

@@ -276,3 +276,27 @@ def test_keep_this_seed_draws_the_candidate_alone(ui, vue):
     assert widget(ui, "ClipRankBatch", "pick") == ""
     assert str(ui.page.evaluate("app.graph.nodes.find(n => n.subgraph).widgets.find(w => w.name === 'seed').value")) == candidates[3]["seed"], "it stays"
     assert ui.complaints == []
+
+
+def test_those_that_pruning_dropped_stand_at_the_end_with_the_reason(ui, vue):
+    ui.open("pruned_candidates")
+    ui.show_renderer(vue)
+    for name, value in {"steps": 4, "candidates": 6}.items():
+        set_widget(ui, "BlendedLatentKSampler", name, value)
+    ui.page.evaluate(
+        """() => {
+            const rank = app.graph.nodes.find(n => n.type === "ClipRankBatch")
+            app.canvas.ds.scale = 1
+            app.canvas.ds.offset = [300 - rank.pos[0], 100 - rank.pos[1]]
+            app.canvas.setDirty(true, true)
+        }"""
+    )
+    shown = ranked(ui.run())
+    dropped = [one for one in shown if one["tile"] is None]
+    assert 0 < len(dropped) < 6 == len(shown) and shown[-len(dropped) :] == dropped
+    assert tiles(ui).count() == 6 - len(dropped)
+    out = ui.page.locator(".bld-gallery-dropped")
+    out.first.hover()
+    details = ui.page.locator(".bld-card").inner_text()
+    assert out.count() == len(dropped) and dropped[0]["out"] in details and dropped[0]["seed"] in details
+    assert ui.complaints == []

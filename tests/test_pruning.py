@@ -18,6 +18,7 @@ from blended_latent_diffusion.bld.blending import keep_background
 from blended_latent_diffusion.bridge.clip import models as clips
 from blended_latent_diffusion.bridge.clip.similarity import similarity
 from blended_latent_diffusion.bridge.sampling.pruning import Pruning
+from blended_latent_diffusion.bridge.sampling.seeds import seeds_of
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
 from conftest import Edit, watched
@@ -170,6 +171,15 @@ def test_those_with_the_best_predictions_go_on(edit, clip):
     scores = similarity(list(edit.vae.decode(z)), [edit.mask[0]] * N, clip, ranking.phrases("a fox"), [], ["masked"], 0.0)[:, 0]
     out = draw(edit, scheduler="simple", pruning=pruning(edit, clip, start=0.5, keep=0.5, scope="masked"), seed=seed)
     assert out["batch_index"] == sorted(ranking.order(scores)[:3].tolist())
+
+
+def test_the_latent_says_who_was_dropped_when_and_how_it_scored(edit, clip):
+    everyone = seeds_of(draw(edit, steps=1))
+    latent = draw(edit, pruning=pruning(edit, clip, start=0.5, keep=0.5))
+    dropped = latent["dropped_candidates"]
+    assert sorted([*seeds_of(latent), *(one["seed"] for one in dropped)]) == sorted(everyone)
+    assert {one["share"] for one in dropped} == {0.5} and all(-1 <= one["score"] <= 1 for one in dropped)
+    assert "dropped_candidates" not in draw(edit, steps=1)
 
 
 def test_a_round_decodes_what_it_judges(edit, clip, monkeypatch):

@@ -325,6 +325,10 @@ def test_the_gallery_shows_every_candidate_with_all_that_its_score_is_made_of(cl
     latents = with_seeds({"samples": torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 16, 16)}, [2**64 - 1, 5, 6, 7, 8])
     seen = {one["index"]: one["seed"] for one in run(clip, images, edit.mask, **options, latents=latents).ui["gallery"]}
     assert seen == {0: "18446744073709551615", 1: "5", 2: "6", 3: "7", 4: "8"}
+    latents["dropped_candidates"] = [{"seed": 11, "score": 0.1, "share": 0.25}, {"seed": 12, "score": 0.2, "share": 0.5}]
+    dropped = run(clip, images, edit.mask, **options, latents=latents).ui["gallery"][5:]
+    assert [(one["seed"], one["tile"]) for one in dropped] == [("12", None), ("11", None)]
+    assert dropped[0]["out"] == "Pruning dropped it at 50% of the schedule, where it scored 0.2000."
     picked = run(clip, images, edit.mask, **options, pick="2,0").ui["gallery"]
     assert {one["index"]: one["picked"] for one in picked} == {0: 1, 1: None, 2: 0, 3: None, 4: None}
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ...bld import ranking
 from ..previews import save_previews
+from ..sampling.dropped import Dropped
+from ..sampling.dropped import why as why_dropped
 
 # The longer side, in pixels: of a tile, also on a fine screen, and of a picture that is looked at closely.
 TILE, LARGE = 384, 2048
@@ -23,14 +25,16 @@ def gallery(
     seeds: list[int | None],
     min_score: float,
     picks: list[int],
+    dropped: list[Dropped],
 ) -> list[dict]:
-    """The candidates, best first, as JSON can hold them.
+    """The candidates, best first, as JSON can hold them; last those that pruning has dropped, of which there is no picture.
 
     Args:
         pictures: (H, W, C) each, in 0..1; names: of their contents.
         scores: (N,); figures: (N,) each, whose sum with these weights the score is.
         seeds: of the candidates, as far as they are known.
         picks: of the user, in their order.
+        dropped: by pruning.
     """
     best = int(ranking.order(scores)[0])
     tiles, larges = save_previews(pictures, TILE, names=names), save_previews(pictures, LARGE, 92, names)
@@ -50,7 +54,9 @@ def gallery(
             "large": larges[index],
         }
 
-    return [candidate(index) for index in ranking.order(scores).tolist()]
+    ranked = [candidate(index) for index in ranking.order(scores).tolist()]
+    latest_first = sorted(dropped, key=lambda one: (one["share"], one["score"]), reverse=True)
+    return ranked + [{"seed": str(one["seed"]), "score": None, "parts": [], "out": why_dropped(one), "tile": None} for one in latest_first]
 
 
 def number(value: float | Tensor) -> float | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...bld import ranking
 from ..checks import as_mask, as_picture, check_batch
+from ..sampling.dropped import KEY as DROPPED
 from ..sampling.seeds import seeds_of
 from .gallery import gallery
 from .measure import measure, names_of
@@ -79,6 +80,7 @@ def rank(
     figures = measure(pictures, names, masks, sources, ranker, wanted, unwanted, tuple(shares), options.get("context", 0.0))
     weights = {name: shares.get(name, -one(realism_weight, "realism_weight")) for name in figures}
     seeds = [None] * len(pictures) if latents is None else [seed for latent in latents for seed in seeds_of(latent)]
+    dropped = [] if latents is None else latents[0].get(DROPPED, [])
     scores = sum(weights[name] * values for name, values in figures.items())
     chosen = torch.tensor(picks) if picks else ranking.best(scores, *limits)
     notes = [
@@ -94,7 +96,7 @@ def rank(
         scores[chosen].tolist(),
         chosen.tolist(),
         "\n".join([*table(scores, {name: values for name, values in figures.items() if name not in shares}), *notes]),
-        gallery(pictures, names, scores, figures, weights, seeds, limits[1], picks),
+        gallery(pictures, names, scores, figures, weights, seeds, limits[1], picks, dropped),
     )
 
 

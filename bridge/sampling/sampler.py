@@ -21,6 +21,8 @@ from ..checks import as_mask, as_samples
 from ..comfy_internals import with_models_beside
 from ..latent_masks import as_schedule, fitted, noise_mask, of_latent, sets_of_frames
 from .candidates import Chunks, Helpers, goes_by_batch, of_rows, plan
+from .dropped import KEY as DROPPED
+from .dropped import Dropped
 from .live import Progress
 from .noise import blending_sampler
 from .pixel_blend import PixelBlend, blend_of, with_pixel_blend
@@ -59,7 +61,8 @@ def sample_candidates(
         node_id: the node that shows the steps.
 
     Returns: a LATENT with the candidates of the first source, then those of the second, ...; background exact, the result's mask as
-    noise_mask, their numbers as batch_index, and their seeds (see `seeds`). Raises ValueError for inputs that do not fit together.
+    noise_mask, their numbers as batch_index, their seeds (see `seeds`), and those that were
+    `dropped`. Raises ValueError for inputs that do not fit together.
     """
     source = comfy.sample.fix_empty_latent_channels(model, as_samples(latent_image, "latent_image"), latent_image.get("downscale_ratio_spacial"))
     picture_mask, schedule = masks_of(latent_image, source, mask, mask_schedule, pixel_blend > 0)
@@ -97,16 +100,20 @@ def sample_candidates(
         return with_background(samples, source[of_chunk], schedule and schedule.rows(of_chunk))
 
     chunks = Chunks(memory.at_once)
-    left = torch.arange(len(rows)).view(len(source), candidates)
+    left, dropped = torch.arange(len(rows)).view(len(source), candidates), []
     for stage, count in race.rounds(candidates, sigmas):
         scores = pruning.judge(chunks.run(left.flatten().tolist(), partial(sample, stage=stage)))
         best = race.best(left, scores.view_as(left), count)
-        progress.drop(set(left.flatten().tolist()) - set(best.flatten().tolist()))
+        out = dict(zip(left.flatten().tolist(), scores.tolist(), strict=True))
+        for i in best.flatten().tolist():
+            del out[i]
+        progress.drop(set(out))
+        dropped += [Dropped(seed=seeds[i], score=score, share=pruning.shares[stage - 1]) for i, score in out.items()]
         left = best
     kept = left.flatten().tolist()
     samples = chunks.run(kept, sample)
     latent = as_latent(latent_image, samples, schedule and schedule.rows([rows[i] for i in kept]), kept, [seeds[i] for i in kept])
-    return latent, {"steps": [shown.shown]}
+    return latent | ({DROPPED: dropped} if dropped else {}), {"steps": [shown.shown]}
 
 
 def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSchedule | None, both: bool) -> tuple[Tensor | None, MaskSchedule | None]:
