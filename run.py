@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show, try, test and measure the node pack in a real ComfyUI: demo | serve | test | bench | pictures.
+"""Show, try, test and measure the node pack in a real ComfyUI: demo | serve | test | bench | pictures | compose.
 
 Needs nothing but Python 3.10. Without --comfyui it sets up the pinned ComfyUI in your cache folder on the first run.
 """
@@ -24,7 +24,7 @@ from host.provision import PINNED, RELEASES, Builder, Host, cache_root, existing
 def main() -> int:
     """Run the command that the arguments name; returns the exit status."""
     options, rest = parser().parse_known_args()
-    if rest and options.command not in ("test", "bench", "pictures"):
+    if rest and options.command not in ("test", "bench", "pictures", "compose"):
         parser().error(f"unknown argument: {rest[0]}")
     return exit_status(options.call, options, rest)
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
                         help=f"use another ComfyUI than {PINNED.version}: {', '.join(list(RELEASES)[1:])}")
     common.add_argument("--python", type=Path, metavar="PATH", help="the Python of that ComfyUI, where it is not found")
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | test | bench | pictures")
+    commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | test | bench | pictures | compose")
 
     def add(name: str, call: Callable[[argparse.Namespace, list[str]], int], text: str) -> argparse.ArgumentParser:
         # An abbreviation such as --co is for pytest or the benchmark, not for --comfyui.
@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     bench = add("bench", run_bench, "run one benchmark; further arguments go to it")
     bench.add_argument("name", nargs="?", help=f"one of: {', '.join(benches()) or 'none yet'}")
     add("pictures", run_pictures, "draw the pictures of the documentation again; further arguments name some of them")
+    add("compose", run_compose, "make the example workflows and the blueprint again; further arguments name some of them")
     return result
 
 
@@ -102,9 +103,19 @@ def run_bench(options: argparse.Namespace, rest: list[str]) -> int:
 
 def run_pictures(options: argparse.Namespace, rest: list[str]) -> int:
     """The pictures of the help pages, the examples and the README."""
+    return run_in_browser("host.pictures", options, rest)
+
+
+def run_compose(options: argparse.Namespace, rest: list[str]) -> int:
+    """The files of the example workflows and of the blueprint."""
+    return run_in_browser("host.compose", options, rest)
+
+
+def run_in_browser(module: str, options: argparse.Namespace, rest: list[str]) -> int:
+    """A module that works in the real user interface."""
     host = find_host(options, tests=True)
     browser = find_browser(host.python, host.environment())
-    return run(host, ["-m", "host.pictures", *host_arguments(host), f"--browser={browser}", *rest], [ROOT])
+    return run(host, ["-m", module, *host_arguments(host), f"--browser={browser}", *rest], [ROOT])
 
 
 def benches() -> list[str]:

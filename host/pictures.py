@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 from playwright.sync_api import sync_playwright
 
 from host import exit_status
@@ -100,9 +100,10 @@ def as_image(prompt: Json, mask: Link) -> Link:
 
 
 def source_and_mask(prompt: Json) -> dict[str, Link]:
-    """The links of the source picture and of its mask, as a picture."""
+    """The links of the source picture and of its mask as a picture, and of a second mask where there is one."""
     loader = the(prompt, "LoadImage")
-    return {"source": [loader, 0], "mask": as_image(prompt, [loader, 1])}
+    second = {"second": as_image(prompt, [the(prompt, "LoadImageMask"), 0])} if any(one["class_type"] == "LoadImageMask" for one in prompt.values()) else {}
+    return {"source": [loader, 0], "mask": as_image(prompt, [loader, 1])} | second
 
 
 # -- what each node does ------------------------------------------------------------------------------------------------
@@ -294,7 +295,9 @@ def example_picture(studio: Studio, name: str) -> Image.Image:
     links = comparison(prompt) | {"result": inputs(prompt, "SaveImage")["images"]}
     made = studio.run(prompt, **links, **source_and_mask(prompt))
     source, mask, result = (made[key][0] for key in ("source", "mask", "result"))
-    masked, text = painted(source, mask), f"“{wanted(prompt)}”"
+    if "second" in made:
+        mask = ImageChops.lighter(mask, made["second"][0])
+    masked, text = painted(source, mask), " and ".join(f"“{text}”" for text in wanted(prompt))
     if "other" in made:
         return sheet([Panel(f"mask, {text}", masked), Panel("without shrinking", made["other"][0]), Panel("with shrinking", result)], 3, 256)
     first, second = LABELS.get(name, ("source", "mask"))
@@ -307,10 +310,10 @@ def comparison(prompt: Json) -> dict[str, Link]:
     return {"other": found[0]} if found else {}
 
 
-def wanted(prompt: Json) -> str:
-    """The text of an example's edit."""
+def wanted(prompt: Json) -> list[str]:
+    """The texts of an example's edits."""
     texts = [node["inputs"] for node in prompt.values() if node["class_type"] in ("PrimitiveStringMultiline", "CLIPTextEncode")]
-    return next(text for one in texts for text in one.values() if isinstance(text, str) and text)
+    return [text for one in texts for text in one.values() if isinstance(text, str) and text]
 
 
 def fitted(image: Image.Image, width: int) -> Image.Image:

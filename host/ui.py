@@ -9,9 +9,8 @@ from typing import Any
 from host.server import LOCAL, PACK
 
 Json = dict[str, Any]
-# ComfyUI's own page looks for files that a user may have made, and touches its graph too early.
-ITS_OWN = ("/userdata", "/user.css", "graph accessed before initialization")
-
+# ComfyUI's own page looks for files that a user may have made and for help in the user's language, and touches its graph too early.
+ITS_OWN = ("/userdata", "/user.css", "/en.md", "graph accessed before initialization")
 
 # The nodes of the open graph that cover each other, titles included, as pairs of names.
 OVERLAPS = """() => {
@@ -138,10 +137,16 @@ class Ui:
 
     def overlaps(self) -> list[list[str]]:
         """The pairs of nodes that cover each other."""
+        self._show_all()
         return self.page.evaluate(OVERLAPS)
 
     def wires_behind_nodes(self) -> list[str]:
-        """The wires that run behind a node at neither of their ends. All of the graph is brought into view, or it would not be drawn."""
+        """The wires that run behind a node at neither of their ends."""
+        self._show_all()
+        return self.page.evaluate(BEHIND)
+
+    def _show_all(self) -> None:
+        """Bring the whole graph into view and draw it: what is out of sight has no wires and old boxes."""
         self.page.evaluate("""() => {
             const nodes = app.canvas.graph.nodes
             const low = i => Math.min(...nodes.map(n => n.pos[i])) - 400, high = i => Math.max(...nodes.map(n => n.pos[i] + n.size[i])) + 400
@@ -151,7 +156,6 @@ class Ui:
             app.canvas.setDirty(true, true)
         }""")
         self.page.wait_for_timeout(500)
-        return self.page.evaluate(BEHIND)
 
     def search(self, words: str) -> list[list[str]]:
         """What the node search finds, best first: the lines of each entry, first the title, then the pack that it is from."""

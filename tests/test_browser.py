@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_workflows import EXAMPLES, RUNNABLE, nodes_of, workflow
+from test_workflows import EXAMPLES, NEEDS_A_CHECKPOINT, RUNNABLE, nodes_of, workflow
 
 from conftest import ROOT
+from host import compose, examples
+from host.server import PACK
 
 
 def without_titles(prompt: dict) -> dict:
@@ -22,16 +24,89 @@ def test_an_example_opens_without_a_complaint(ui, client, name):
     assert ui.complaints == []
 
 
+RENDERERS = {"classic": False, "nodes 2.0": True}
+
+
+def faults(ui) -> dict[str, list]:
+    """What is wrong with how the open graph is laid out, and what the console complains of."""
+    ui.page.wait_for_timeout(1000)  # for the nodes to have their sizes
+    found = {"nodes that cover each other": ui.overlaps(), "wires behind other nodes": ui.wires_behind_nodes(), "complaints": ui.complaints}
+    return {what: those for what, those in found.items() if those}
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_an_example_shows_its_result_after_run(ui, name):
-    ui.open(name)
-    record = ui.run()
-    assert record["status"]["status_str"] == "success"
+def test_an_example_runs_in_both_renderers_and_no_node_covers_another(ui, name):
+    for vue in RENDERERS.values():
+        ui.open(name)
+        ui.show_renderer(vue)
+        assert faults(ui) == {}
+        assert ui.run()["status"]["status_str"] == "success"
+        assert faults(ui) == {}, "after the run"
+        shown, prompt = ui.pictures(), ui.prompt()
+        for kind in ("SaveImage", "PreviewImage"):
+            for node in nodes_of(prompt, kind):
+                assert shown.get(node), f"{kind} {node} shows nothing"
+
+
+@pytest.mark.parametrize("vue", RENDERERS.values(), ids=RENDERERS)
+def test_the_checkpoint_example_is_laid_out_well_too(ui, vue):
+    ui.open(*NEEDS_A_CHECKPOINT)
+    ui.show_renderer(vue)
+    assert faults(ui) == {}
+
+
+@pytest.mark.parametrize("vue", RENDERERS.values(), ids=RENDERERS)
+def test_what_is_inside_the_blueprint_is_laid_out_well(ui, vue):
+    ui.open("one_node")
+    ui.show_renderer(vue)
+    ui.enter(examples.BLUEPRINT)
+    assert faults(ui) == {}
+    ui.run()
+    assert faults(ui) == {}, "after the run"
+
+
+def test_a_node_that_covers_another_and_a_wire_behind_one_are_found(ui):
+    ui.open("smallest_graph")
+    ui.page.evaluate("""() => {
+        const [encode, sampler] = ['VAEEncode', 'BlendedLatentKSampler'].map(type => app.graph.nodes.find(n => n.type === type))
+        encode.pos = [sampler.pos[0] + 10, sampler.pos[1] + 60]
+    }""")
+    found = faults(ui)
+    assert len(found["nodes that cover each other"]) == 1 and any("runs behind Blended Latent KSampler" in wire for wire in found["wires behind other nodes"])
+
+
+def test_the_blueprint_comes_from_the_node_search_and_gives_a_result(ui):
+    ui.open()
+    ui.add(examples.BLUEPRINT)
+    compose.build(ui, examples.one_node())
+    assert ui.run()["status"]["status_str"] == "success"
     shown, prompt = ui.pictures(), ui.prompt()
-    for kind in ("SaveImage", "PreviewImage", "LatentMaskResize"):
-        for node in nodes_of(prompt, kind):
-            assert shown.get(node), f"{kind} {node} shows nothing"
+    assert {kind: shown[node] for kind in ("SaveImage", "PreviewImage") for node in nodes_of(prompt, kind)} == {"SaveImage": 1, "PreviewImage": 8}
     assert ui.complaints == []
+
+
+@pytest.mark.parametrize(("quality", "steps", "fit"), [("quick", 12, 10), ("balanced", 20, 20), ("best", 50, 75)])
+def test_the_quality_of_the_blueprint_sets_the_steps(client, quality, steps, fit):
+    blueprint = workflow("one_node")
+    (holder,) = (node for node in blueprint["nodes"] if node["type"] == blueprint["definitions"]["subgraphs"][0]["id"])
+    holder["widgets_values"][2] = quality
+    prompt = client.prompt(blueprint)
+    sampler, restore = (prompt[nodes_of(prompt, kind)[0]]["inputs"] for kind in ("BlendedLatentKSampler", "DecoderFinetuneReconstruct"))
+    chosen = {"steps": sampler["steps"], "fit": restore["method.iterations"]}
+    asked = {f"see {name}": {"class_type": "PreviewAny", "inputs": {"source": link}} for name, link in chosen.items()}
+    needed = {key: node for key, node in prompt.items() if node["class_type"] in ("CustomCombo", "StringCompare", "ComfyMathExpression")}
+    run = client.run(needed | asked)
+    assert [run.outputs[f"see {name}"]["text"] for name in chosen] == [[str(steps)], [str(fit)]]
+
+
+@pytest.mark.parametrize(("words", "title"), [
+    ("inpaint", "Blended Latent KSampler"), ("seam", "Decoder Finetune Reconstruct"), ("best of", "CLIP Rank Batch"), ("pick", "CLIP Rank Batch"),
+    ("compare", "Edit Report"), ("thin mask", "Progressive Mask Dilate"), ("blended latent edit", examples.BLUEPRINT)])  # fmt: skip
+def test_the_node_search_finds_the_right_node_of_ours_first(ui, words, title):
+    """Other packs' nodes that have the words in their names always come before."""
+    ui.open()
+    found = ui.search(words)
+    assert next(name for name, *about in found if PACK in about or name == examples.BLUEPRINT) == title, found
 
 
 def test_every_help_page_opens_with_all_its_pictures(ui):

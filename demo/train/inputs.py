@@ -67,11 +67,13 @@ def scribbled(picture: Image.Image, points: list[tuple[int, int]], width: int, c
 def pictures() -> dict[str, Image.Image]:
     """All of them by file name."""
     blob = [(52, 60), (66, 56), (74, 66), (66, 74), (54, 72), (60, 64)]
-    panda = ("panda", 66, 72, 84)
+    panda, field = ("panda", 66, 72, 84), scene("meadow", 11)
     return {
         "bld_demo_edit.png": masked(scene("meadow", 3, ("turtle", 22, 98, 40)), box(44, 16, 124, 114)),
         "bld_demo_background.png": masked(scene("beach", 5, panda), outline(*panda)),
         "bld_demo_scribble.png": masked(scribbled(scene("beach", 6), blob, 22, (205, 40, 40)), ellipse(26, 24, 104, 104)),
+        "bld_demo_left.png": masked(field, box(6, 36, 60, 118)),
+        "bld_demo_right.png": masked(field, box(68, 36, 122, 118)),
         "bld_demo_stroke.png": masked(scene("plain blue", 9), stroke([(64, 14), (64, 114)], 14)),
     }
 
