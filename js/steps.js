@@ -1,6 +1,7 @@
 // When each step takes place and which mask it has, on Blended Latent KSampler. Where the steps fall depends on the model, so that only a run
 // can tell; before one, the display shows the stages that the schedule asks for.
 import { showOutputs } from "./lib/display.js";
+import { nodesBefore } from "./lib/graph.js";
 import { createBar, inPercent, schedules } from "./lib/schedule_bar.js";
 import { sharesAsked } from "./lib/stage_shares.js";
 import { isLinked, valueOf, watchWidgets } from "./lib/widgets.js";
@@ -15,7 +16,7 @@ function createRun(node) {
   let run;
 
   const asked = () => {
-    const schedule = node.getInputNode(node.inputs.findIndex(({ name }) => name === "mask_schedule"));
+    const [schedule] = nodesBefore(node, ["mask_schedule"]);
     return schedule?.constructor.comfyClass === "ProgressiveMaskDilate" ? sharesAsked(schedule) : undefined;
   };
   const isSame = (shares) => shares.length === run.shares.length && shares.every((share, i) => Math.abs(share - run.shares[i]) < 1e-6);
