@@ -7,8 +7,9 @@ import os
 import sys
 
 import pytest
+import torch
 
-from bench import _table
+from bench import _table, candidates
 from bench._command import benchmark
 from bench._process import apart, held, peak
 
@@ -46,3 +47,16 @@ def test_the_peak_is_of_what_is_held_inside():
     with peak() as most:
         some = bytearray(os.urandom(2**20)) * 64
     assert 60 < (most[0] - before) / 2**20 < 200 and len(some) == 2**26
+
+
+def test_the_candidates_benchmark_measures_an_edit_and_a_race(monkeypatch, demo_pack):
+    """In small, in this process, and without the fit of a decoder, which has a benchmark of its own."""
+    monkeypatch.setattr(candidates, "quiet", lambda: None)
+    monkeypatch.setattr(candidates, "by_the_node", lambda tools, case, latent: None)
+    monkeypatch.setattr(candidates, "RACE", 4)
+    monkeypatch.setattr(candidates, "STEPS", 4)
+    assert candidates.peak_memory(2) > 100
+    with torch.inference_mode():
+        tools, edit = candidates.load(), candidates.case(candidates.EDIT)
+        (_, together), (_, alone) = (candidates.race(tools, edit, chunk) for chunk in (4, 1))
+    assert together == alone > 0, "small chunks ask the network for no more"
