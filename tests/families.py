@@ -169,7 +169,7 @@ FAMILIES = {
     "Lumina 2": Family(host.Lumina2, LUMINA, (16, 12, 16)),
     "HunyuanVideo": Family(host.HunyuanVideo, HUNYUAN, (16, 3, 8, 10), POOL, clean=True),
     "LTX-Video": Family(host.LTXV, LTXV, (128, 3, 8, 10), {"attention_mask": (1, TOKENS)}, clean=True),
-    "CogVideoX": Family(host.CogVideoX_T2V, COGVIDEO, (16, 3, 8, 10)),
+    "CogVideoX": Family(getattr(host, "CogVideoX_T2V", None), COGVIDEO, (16, 3, 8, 10)),
     "Kandinsky 5": Family(host.Kandinsky5, KANDINSKY, (16, 3, 8, 10), POOL),
     "Cosmos": Family(host.CosmosT2V, COSMOS1, (16, 3, 8, 10), clean=True),
     "Cosmos Predict2": Family(host.CosmosT2IPredict2, COSMOS, (16, 1, 12, 16)),
