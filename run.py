@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     demo = add("demo", run_demo, "edit a picture and write all its stages to output/")
     demo.add_argument("--prompt", help="what to put under the mask")
     demo.add_argument("--seed", type=int, help="another seed gives other candidates")
+    demo.add_argument("--image", type=Path, metavar="FILE", help="edit this picture of yours; it is cropped and scaled to what the demo model takes")
+    demo.add_argument("--mask", type=Path, metavar="FILE", help="a picture of the same size, white where yours may change")
     add("serve", run_serve, "open ComfyUI with the pack and its example workflows")
     test = add("test", run_test, "run the tests; further arguments go to pytest")
     test.add_argument("--fast", action="store_true", help="only the tests that need no server")
@@ -63,6 +65,7 @@ def run_demo(options: argparse.Namespace, rest: list[str]) -> int:
     host = find_host(options)
     arguments = ["--prompt", options.prompt] if options.prompt else []
     arguments += ["--seed", str(options.seed)] if options.seed is not None else []
+    arguments += [f"--{name}={path.resolve()}" for name, path in (("image", options.image), ("mask", options.mask)) if path]
     return run(host, ["-m", "host.demo", *host_arguments(host), *arguments], [ROOT])
 
 

@@ -5,6 +5,7 @@ import argparse
 import json
 import signal
 import sys
+import tempfile
 import textwrap
 import time
 from io import BytesIO
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from host import HostError, exit_status
 from host.browser import open_for_user
 from host.client import Client, Event, Run
+from host.own_picture import own_picture
 from host.provision import Host
 from host.server import ROOT, Server, log_tail
 from host.workflow import is_link
@@ -24,6 +26,7 @@ Json = dict[str, Any]
 
 WORKFLOW = ROOT / "example_workflows" / "blended_latent_edit.json"
 INPUTS = ROOT / "demo" / "input"
+EXAMPLE = "bld_demo_edit.png"
 OUTPUT = ROOT / "output"
 RANK, RECONSTRUCT, SAMPLE = "ClipRankBatch", "DecoderFinetuneReconstruct", "BlendedLatentKSampler"
 TILE = 256
@@ -43,15 +46,28 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--overlay", type=Path)
     parser.add_argument("--prompt")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--mask", type=Path)
     return parser.parse_args()
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Start the server, run the workflow, write the pictures. Raises HostError."""
+    """Edit the example's picture, or the user's in its place. Raises HostError."""
     start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bld-demo-") as folder:
+        pictures = INPUTS
+        if options.image or options.mask:
+            with Image.open(INPUTS / EXAMPLE) as example:
+                own_picture(options.image, options.mask, example.size).save(Path(folder) / EXAMPLE)
+            pictures = Path(folder)
+        edit(options, pictures, start)
+
+
+def edit(options: argparse.Namespace, pictures: Path, start: float) -> None:
+    """Start the server, run the workflow on the picture in this folder, write the pictures. Raises HostError."""
     print("Starting ComfyUI ...", flush=True)
     host = Host(Path(sys.executable), options.comfyui, options.overlay)
-    with Server(host, inputs=[INPUTS]) as server:
+    with Server(host, inputs=[pictures]) as server:
         print(f"  up in {time.monotonic() - start:.1f} s", flush=True)
         with Client(server.url, diagnose=lambda: log_tail(server.log())) as client:
             prompt = client.prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")))

@@ -16,6 +16,7 @@ import pytest
 
 from host import HostError, provision, server
 from host.demo import change, contact_sheet, text_input
+from host.own_picture import own_picture
 from host.provision import Builder, Host
 from host.workflow import to_prompt
 
@@ -487,3 +488,41 @@ def test_arguments_reach_pytest_and_the_benchmarks():
     assert sent("test", "tests/test_host.py::test_x", "-x")[-2:] == ["tests/test_host.py::test_x", "-x"]
     assert "--browser=chrome" in sent("test") and "--comfyui=tree" in sent("test")
     assert "not server and not browser" in sent("test", "--fast") and "--browser=chrome" not in sent("test", "--fast")
+
+
+# -- the demo on a picture of the user's --------------------------------------------------------------------------------
+
+
+def own(folder: Path, size: tuple[int, int], box: tuple[int, int, int, int] | None):
+    """Files of a picture, red in the box and blue elsewhere, and of a mask of the box."""
+    from PIL import Image
+    picture, mask = Image.new("RGB", size, "blue"), Image.new("L", size)
+    if box:
+        picture.paste("red", box), mask.paste(255, box)
+    picture.save(folder / "picture.png"), mask.save(folder / "mask.png")
+    return folder / "picture.png", folder / "mask.png"
+
+
+@pytest.mark.parametrize(("size", "box"), [((300, 200), (240, 20, 290, 120)), ((100, 400), (10, 300, 60, 390)),
+                                           ((64, 64), (8, 8, 40, 40)), ((512, 512), (0, 0, 99, 99))])
+def test_an_own_picture_keeps_its_mask_on_what_it_covers(tmp_path, size, box, capsys):
+    import numpy as np
+    pixels = np.asarray(own_picture(*own(tmp_path, size, box), (128, 128))).astype(int)
+    assert pixels.shape == (128, 128, 4) and set(np.unique(pixels[..., 3])) == {0, 255}
+    red = pixels[..., 0] > 127
+    assert (red == (pixels[..., 3] == 0)).mean() > 0.99
+    # The whole box is in the crop, at the crop's scale.
+    scale = 128 / min(size)
+    assert red.sum() == pytest.approx((box[2] - box[0]) * (box[3] - box[1]) * scale**2, rel=0.25)
+    assert f"picture.png is {size[0]}x{size[1]}: cropped and scaled to 128x128" in capsys.readouterr().out
+
+
+def test_an_own_picture_that_cannot_be_edited_is_refused(tmp_path):
+    picture, mask = own(tmp_path, (64, 64), None)
+    (tmp_path / "other").mkdir()
+    _, larger = own(tmp_path / "other", (80, 64), (1, 1, 30, 30))
+    for image, painted, sentence in ((picture, None, "--image and --mask belong together"), (picture, mask, "mask.png is black"),
+                                     (picture, larger, "mask.png is 80x64, but picture.png is 64x64"),
+                                     (tmp_path / "none.png", mask, "Cannot read a picture from .*none.png")):
+        with pytest.raises(HostError, match=sentence):
+            own_picture(image, painted, (128, 128))
