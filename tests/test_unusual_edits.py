@@ -126,18 +126,14 @@ def test_the_bar_shows_every_step_and_the_display_gets_its_loss_decibels_and_pic
 
 
 def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_empty(vae, monkeypatch):
-    """With sources whose latents are the edits', so that the picture and the tuned VAE differ by the join alone."""
+    """With sources whose latents are the edits', so that a picture differs from its own edit by the join alone."""
     z, x = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6)]), source(3)
     m = torch.cat([torch.zeros(1, SIDE, SIDE), box(), box(8, 24, 24, 48)])
-    monkeypatch.setattr(fit, "latents_of", lambda vae, pictures: z[: len(pictures)])
-    image, tuned, _ = run(vae, DECODER, z, x, m)
-    with torch.inference_mode():
-        again = tuned.decode(z)
+    monkeypatch.setattr(fit, "latents_of", lambda vae, picture: z[[torch.allclose(picture[0].movedim(0, -1), one) for one in x]])
+    image, tuned, report = run(vae, DECODER, z, x, m)
     assert torch.equal(image[0], x[0]) and torch.equal(image[m == 0], x[m == 0])
     assert all((image[i][m[i] > 0] != x[i][m[i] > 0]).float().mean() > 0.9 for i in (1, 2))
-    shift = again[1] - image[1]
-    bend = 4 * shift[1:-1, 1:-1] - shift[:-2, 1:-1] - shift[2:, 1:-1] - shift[1:-1, :-2] - shift[1:-1, 2:]
-    assert bend[m[1, 1:-1, 1:-1] > 0].abs().median() < 5e-3, "the tuned VAE draws the first that there is, but for what makes it meet the source"
+    assert tuned is vae and "a fit of its own" in report, "no one VAE draws them all"
     for i in (1, 2):
         own, other = (run(vae, {"method": "poisson"}, z[k : k + 1], x[i : i + 1], m[i : i + 1])[0][0] for k in (i, 3 - i))
         assert (image[i] - own)[m[i] > 0].abs().mean() < 0.7 * (image[i] - other)[m[i] > 0].abs().mean(), "each its own edit"

@@ -27,16 +27,20 @@ METHODS = {
     "auto": {"target_background": 200.0, "target_seam": 0.0, "memory_budget": 0.0},
 }
 
+# Latent cells a side: so many that a plan which decodes only the mask's surroundings needs less.
+LARGE = 40
+
 
 class Crash(RuntimeError):
     """A fault that nobody foresaw."""
 
 
-def run(vae, method: str = "decoder weights", **options) -> tuple:
-    image, mask = torch.rand(1, 48, 48, 3, generator=torch.Generator().manual_seed(3)), torch.zeros(1, 48, 48)
+def run(vae, method: str = "decoder weights", cells: int = 6, **options) -> tuple:
+    side = 8 * cells
+    image, mask = torch.rand(1, side, side, 3, generator=torch.Generator().manual_seed(3)), torch.zeros(1, side, side)
     mask[:, 16:32, 16:32] = 1
     with torch.inference_mode():
-        return DecoderFinetuneReconstruct.execute({"samples": latent("sd", 6)}, vae, image, mask, {"method": method, **METHODS[method], **options}).args
+        return DecoderFinetuneReconstruct.execute({"samples": latent("sd", cells)}, vae, image, mask, {"method": method, **METHODS[method], **options}).args
 
 
 def drawn(vae) -> Tensor:
@@ -143,7 +147,7 @@ def test_a_fault_in_any_backward_pass_leaves_it_alone(method, error):
 
 
 def test_memory_that_runs_out_when_the_source_is_encoded_is_stepped_down_from(monkeypatch):
-    """The first two pictures that are encoded are small, to measure memory."""
+    """The first two pictures that are encoded are small, to measure memory. Then comes the whole source, then what lies near the mask."""
     watched, real, sides = Watched(), AutoencoderKL.encode, []
 
     def run_out(self, x):
@@ -153,22 +157,27 @@ def test_memory_that_runs_out_when_the_source_is_encoded_is_stepped_down_from(mo
         return real(self, x)
 
     monkeypatch.setattr(AutoencoderKL, "encode", run_out)
-    picture, _, report = run(watched.vae)
-    assert sides[2:] == [48, 48] and "Memory ran out, so the fit started again with a plan that needs less." in report and torch.isfinite(picture).all()
+    picture, _, report = run(watched.vae, cells=LARGE)
+    assert sides[2] == 8 * LARGE > sides[3] and "Memory ran out, so the fit started again with a plan that needs less." in report and torch.isfinite(picture).all()
     watched.check()
 
 
 def test_memory_that_never_suffices_is_an_error_that_leaves_it_alone(monkeypatch):
-    watched, attempts = Watched(), []
+    watched, seen, attempts, look = Watched(), [], [], reconstruction.look_at
+
+    def look_at(decode, tail, z, *rest):
+        seen.append(z.shape)
+        return look(decode, tail, z, *rest)
 
     def run_out(tail, found, settings, work, on_step):
-        attempts.append(work)
+        attempts.append((seen[-1], work))
         nn.init.zeros_(next(tail.modules.parameters()))
         raise torch.OutOfMemoryError("no more")
 
+    monkeypatch.setattr(reconstruction, "look_at", look_at)
     monkeypatch.setattr(reconstruction, "tune_decoder", run_out)
     with pytest.raises(torch.OutOfMemoryError):
-        run(watched.vae)
+        run(watched.vae, cells=LARGE)
     assert len(attempts) > 1 and len(set(attempts)) == len(attempts), "each attempt was another"
     watched.check()
 
