@@ -96,7 +96,7 @@ def test_the_comparison_shows_what_the_server_computed_also_after_a_reload(ui, v
 def test_the_slider_follows_the_mouse_and_the_keys_and_the_node_stays(ui, vue):
     open_and_run(ui, vue)
     shown = display(ui, "DecoderFinetuneReconstruct")
-    places = "app.graph.nodes.map(n => [...n.pos])"
+    places = "Object.fromEntries(app.graph.nodes.map(n => [n.id, [...n.pos]]))"
     before, frame = ui.page.evaluate(places), shown.locator(".bld-frame").bounding_box()
     assert min(frame["width"], frame["height"]) >= 150, "large enough to see something"
 
@@ -139,8 +139,8 @@ def test_a_fit_draws_its_curve_and_its_picture_while_it_runs(ui, vue):
     points = fitting.locator("polyline.bld-fit-background").evaluate("line => [...line.points].map(p => p.x)")
     assert points == sorted(points) and points[-1] < 200
     ui.page.evaluate("() => app.extensionManager.command.execute('Comfy.Interrupt')")
-    ui.page.locator(".bld-compare[data-state=empty]").first.wait_for(timeout=60_000)
-    assert ui.page.locator(".bld-compare[data-state=fitting]").count() == 0, "a cancelled fit leaves nothing behind"
+    fitting.wait_for(state="detached", timeout=60_000)
+    assert ui.page.locator(".bld-compare[data-state=empty]").count() >= 1, "a cancelled fit leaves nothing behind"
 
 
 ADD = """() => {
@@ -174,12 +174,12 @@ def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
 
 
 # The main example up to the sampler, quick. What the display shows at each event is kept.
-SAMPLER = """() => {
+SAMPLER = """steps => {
     const after = ["VAEDecode", "ClipRankBatch", "OpenClipLoader", "DecoderFinetuneReconstruct", "LatentFromBatch", "ImageStitch", "SaveImage", "PreviewAny",
         "PreviewImage", "MarkdownNote"]
     for (const node of [...app.graph.nodes]) if (after.includes(node.type)) app.graph.remove(node)
     const node = kind => app.graph.nodes.find(n => n.type === kind)
-    for (const w of node("BlendedLatentKSampler").widgets) if (w.name === "steps") w.value = 8
+    for (const w of node("BlendedLatentKSampler").widgets) if (w.name === "steps") w.value = steps
     for (const w of node("BlendedLatentKSampler").widgets) if (w.name === "candidates") w.value = 2
     const view = LiteGraph.createNode("SaveLatent")
     app.graph.add(view)
@@ -201,7 +201,8 @@ CHANGE = """([name, value]) => {
 def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, vue):
     ui.open("blended_latent_edit")
     ui.show_renderer(vue)
-    ui.page.evaluate(SAMPLER)
+    steps = 7 if vue else 8  # or the last run of the other renderer would come back
+    ui.page.evaluate(SAMPLER, steps)
     ui.page.evaluate(SHOW, "BlendedLatentKSampler")
     bar = ui.page.locator(".bld-timeline").filter(has_text="steps")
     assert bar.locator(".bld-when").inner_text() == "Run to see the steps."
@@ -213,12 +214,12 @@ def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, 
     ticks = bar.locator(".bld-steps > i").evaluate_all("all => all.map(tick => [parseFloat(tick.style.left) / 100, Number(tick.dataset.stage)])")
     assert [start for start, _ in ticks] == pytest.approx(shown["starts"], abs=1e-3) and [stage for _, stage in ticks] == shown["stages"]
     seen = ui.page.evaluate("window.seen")
-    assert seen[0][0] is None and [step for step, _ in seen[1:]] == list(range(8))
+    assert seen[0][0] is None and [step for step, _ in seen[1:]] == list(range(len(shown["starts"])))
     assert [mark for _, (mark,) in seen[1:]] == pytest.approx(shown["starts"], abs=1e-3)
     assert ui.page.locator(".bld-mark:visible").count() == 0, "the run is over"
 
-    ui.page.evaluate(CHANGE, ["steps", 9])
+    ui.page.evaluate(CHANGE, ["steps", steps + 2])
     assert bar.locator(".bld-steps > i").count() == 0 and "Run to see the steps." in bar.inner_text()
-    ui.page.evaluate(CHANGE, ["steps", 8])
-    assert bar.locator(".bld-steps > i").count() == 8
+    ui.page.evaluate(CHANGE, ["steps", steps])
+    assert bar.locator(".bld-steps > i").count() == len(shown["starts"])
     assert "shares" not in str(ui.prompt()) and ui.complaints == []

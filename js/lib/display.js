@@ -59,9 +59,12 @@ export function showOutputs({ name, kind, key, create, event }) {
   });
 }
 
-/** A widget that only shows: it is neither saved nor sent, and it is the node's last, so the saved values of the others keep their places. */
+/**
+ * A widget that only shows: it is neither saved nor sent, and it is the node's last, so the saved values of the others keep their places.
+ * Its name is none of theirs: Nodes 2.0 would take it for the input of that name.
+ */
 function addDisplay(node, name, { element, height }) {
-  const widget = node.addDOMWidget(name, `bld_${name}`, element, { serialize: false, hideOnZoom: false, getMinHeight: height });
+  const widget = node.addDOMWidget(`bld_${name}`, `bld_${name}`, element, { serialize: false, hideOnZoom: false, getMinHeight: height });
   widget.serialize = false;
 }
 
