@@ -177,9 +177,12 @@ class Ui:
         self.page.wait_for_timeout(1500)  # for the entries to follow
 
     def pictures(self) -> dict[str, int]:
-        """How many loaded pictures each node shows, by node id."""
-        return self.page.evaluate("""() => Object.fromEntries(app.graph.nodes.map(
-            n => [n.id, (n.imgs ?? []).filter(i => i.complete && i.naturalWidth).length]).filter(e => e[1]))""")
+        """How many loaded pictures each node shows, by node id. Nodes 2.0 draws them as elements of its own."""
+        return self.page.evaluate("""() => {
+            const loaded = images => [...images ?? []].filter(i => i.complete && i.naturalWidth).length
+            const drawn = n => document.querySelectorAll(`[data-node-id="${n.id}"] img`)
+            return Object.fromEntries(app.graph.nodes.map(n => [n.id, Math.max(loaded(n.imgs), loaded(drawn(n)))]).filter(e => e[1]))
+        }""")
 
     def help_pictures(self, kind: str) -> dict[str, int]:
         """Open the help page of a new node of this kind; returns the address and the width in pixels of each picture on it."""
