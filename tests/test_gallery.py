@@ -16,11 +16,12 @@ SHORTEN = """sampler => {
     set("BlendedLatentKSampler", sampler)
     const view = LiteGraph.createNode("PreviewImage")
     app.graph.add(view)
-    view.pos = [1800, 260]
+    const [x, y] = node("ClipRankBatch").pos
+    view.pos = [x + 600, y]
     node("ClipRankBatch").connect(0, view, 0)
     node("ClipRankBatch").setSize([520, 640])
     app.canvas.ds.scale = 1
-    app.canvas.ds.offset = [-900, -180]
+    app.canvas.ds.offset = [120 - x, 100 - y]
     app.canvas.setDirty(true, true)
 }"""
 
