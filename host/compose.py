@@ -8,24 +8,20 @@ Each is opened in both of the frontend's renderers, before and after a run, and 
 """
 from __future__ import annotations
 
-import argparse
 import json
-import signal
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
-from host import examples, exit_status, layout
-from host.browser import FLAGS
-from host.demo import INPUTS
+from host import examples, layout
 from host.examples import EXAMPLES, Graph, Node
-from host.provision import Host
 from host.server import ROOT, Server
 from host.ui import Ui
+from host.workshop import main
 
 Json = dict[str, Any]
 
@@ -268,34 +264,17 @@ class Inside:
         }  # fmt: skip
 
 
-def main() -> int:
-    """Make what the arguments name; returns the exit status."""
-    known = ["blueprint", *EXAMPLES]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--overlay", type=Path)
-    parser.add_argument("--browser", type=Path, required=True)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known, []], help=f"one of: {', '.join(known)}")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return exit_status(work, options, options.names or known)
-
-
-def work(options: argparse.Namespace, names: list[str]) -> None:
-    """Start the server and the browser, and write the files."""
-    host = Host(Path(sys.executable), options.comfyui, options.overlay)
-    with Server(host, inputs=[INPUTS]) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(options.browser), args=FLAGS)
-        for name in names:
-            page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            ui = Ui(page, server.url)
-            ui.open()
-            if name == "blueprint":
-                write(BLUEPRINTS / f"{examples.BLUEPRINT}.json", blueprint(ui))
-            else:
-                write(FOLDER / f"{name}.json", compose(ui, name))
-            page.close()
-        browser.close()
+def work(server: Server, browser: Browser, names: list[str]) -> None:
+    """Write the files of these names."""
+    for name in names:
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        ui = Ui(page, server.url)
+        ui.open()
+        if name == "blueprint":
+            write(BLUEPRINTS / f"{examples.BLUEPRINT}.json", blueprint(ui))
+        else:
+            write(FOLDER / f"{name}.json", compose(ui, name))
+        page.close()
 
 
 def write(path: Path, workflow: Json) -> None:
@@ -306,4 +285,4 @@ def write(path: Path, workflow: Json) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, ["blueprint", *EXAMPLES], work))

@@ -8,26 +8,21 @@ model or of the frontend changes a picture.
 """
 from __future__ import annotations
 
-import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
-from host import exit_status
-from host.browser import FLAGS
 from host.client import Client, Run
 from host.demo import INPUTS
 from host.panels import GREEN, Panel, below, changed, enlarged, lines, outlined, painted, save, sheet
-from host.provision import Host
 from host.server import ROOT, Server, log_tail
 from host.ui import Ui
+from host.workshop import main
 
 Json = dict[str, Any]
 Link = list[Any]
@@ -345,28 +340,12 @@ def examples() -> list[str]:
     return sorted(path.stem for path in EXAMPLES.glob("*.json"))
 
 
-def main() -> int:
-    """Draw what the arguments name; returns the exit status."""
-    known = [*NODES, *examples(), "README"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True)
-    parser.add_argument("--overlay", type=Path)
-    parser.add_argument("--browser", type=Path, required=True)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*known, []], help=f"one of: {', '.join(known)}")
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    return exit_status(work, options, options.names or known)
-
-
-def work(options: argparse.Namespace, names: list[str]) -> None:
-    """Start the server and the browser, and draw."""
-    host = Host(Path(sys.executable), options.comfyui, options.overlay)
-    with Server(host, inputs=[INPUTS]) as server, Client(server.url, diagnose=lambda: log_tail(server.log())) as client, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(options.browser), args=FLAGS)
+def work(server: Server, browser: Browser, names: list[str]) -> None:
+    """Draw these names."""
+    with Client(server.url, diagnose=lambda: log_tail(server.log())) as client:
         page = browser.new_page(viewport={"width": 2200, "height": 1500}, device_scale_factor=1.5)
         draw(Studio(client, Ui(page, server.url)), names)
-        browser.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, [*NODES, *examples(), "README"], work))

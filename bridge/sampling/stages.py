@@ -26,12 +26,17 @@ def stage_of_call(ends: list[float], sigma: Tensor, sigmas: Tensor, model_sampli
     return stage_at(float(sigmas[step]), [float(model_sampling.percent_to_sigma(end)) for end in ends])
 
 
+def stages_of_steps(ends: list[float], sigmas: Tensor, model_sampling) -> list[int]:
+    """The stage of each step of a run. Args: as of `stage_of_call`."""
+    return [stage_of_call(ends, sigma, sigmas, model_sampling) for sigma in sigmas[:-1]]
+
+
 def ends_of_stages(ends: list[float], sigmas: Tensor, model_sampling) -> list[float]:
     """The noise level of the first step that is past each stage but the last, descending. A call at this level or below is past it, too.
 
     Args: as of `stage_of_call`.
     """
-    stages = [stage_of_call(ends, sigma, sigmas, model_sampling) for sigma in sigmas[:-1]]
+    stages = stages_of_steps(ends, sigmas, model_sampling)
     return [next((float(sigma) for sigma, of_step in zip(sigmas, stages, strict=False) if of_step > stage), 0.0) for stage in range(len(ends))]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...bld.schedule import MaskSchedule, constant, route
 from ..comfy_internals import tell
-from .stages import stage_of_call
+from .stages import stages_of_steps
 
 EVENT = "blended_latent.sampling"
 # Steps are placed to a thousandth of the schedule.
@@ -37,7 +37,7 @@ class Steps:
             "shares": list(schedule.shares),
             "covers": [round(float((mask > 0).float().mean()), 4) for mask in schedule.masks],
             "starts": places(sigmas[:-1], model_sampling),
-            "stages": [stage_of_call(schedule.ends, sigma, sigmas, model_sampling) for sigma in sigmas[:-1]],
+            "stages": stages_of_steps(schedule.ends, sigmas, model_sampling),
             "settings": settings,
         }
         tell(EVENT, node_id, steps=self.shown)
