@@ -20,6 +20,7 @@ from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
 from demo import loader
 from demo.train import clip as ranker
 from demo.train import sampling, stroke_judge
+from host.pack import quick_bfloat16
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def load_clip() -> Any:
 
 
 def half_precision(enabled: bool = True) -> torch.autocast:
-    """bfloat16 for what the CPU computes inside; on a GPU the host's own choice stands."""
-    return torch.autocast("cpu", torch.bfloat16, enabled)
+    """bfloat16 for what the CPU computes inside, where it is quick at it; on a GPU the host's own choice stands."""
+    return torch.autocast("cpu", torch.bfloat16, enabled and quick_bfloat16())
 
 
 def defaults(node: Any, name: str, key: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ runs, in turn with the full batch, on the first edits; how often these runs put 
 The mix's weights and the settings of pruning were chosen on other edits (``--development``), never on those of the tables; the number of
 pruning's rounds after an earlier table, whose 104 edits were given up for these.
 
-On a CPU all but the judge runs in bfloat16, as it would in half precision on a GPU.
+On a CPU that is quick at it, all but the judge runs in bfloat16, as it would in half precision on a GPU; on others in float32.
 """
 
 from __future__ import annotations
