@@ -41,13 +41,16 @@ Model = tuple[Any, Any, Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """What every method gets: source latents, masks (B, 128, 128), conditionings and the seed of the first edit."""
+    """What every method gets: source latents, masks (B, 128, 128), conditionings, the seed of the first edit, and how it is sampled."""
 
     z: torch.Tensor
     masks: torch.Tensor
     positive: list
     negative: list
     seed: int
+    steps: int = sampling.STEPS
+    sampler: str = sampling.SAMPLER
+    scheduler: str = sampling.SCHEDULER
 
 
 def by_the_host(model: Any, batch: Batch) -> torch.Tensor:
@@ -58,8 +61,8 @@ def by_the_host(model: Any, batch: Batch) -> torch.Tensor:
     from blended_latent_diffusion.bld.seeds import candidate_seed
 
     noise = NoiseDraws([candidate_seed(batch.seed, 0, source) for source in range(len(batch.z))], tuple(batch.z.shape[1:])).draw()
-    return comfy.sample.sample(model, noise, sampling.STEPS, sampling.CFG, sampling.SAMPLER, sampling.SCHEDULER, batch.positive,
-                               batch.negative, batch.z, noise_mask=batch.masks[:, None], disable_pbar=True, seed=batch.seed)
+    return comfy.sample.sample(model, noise, batch.steps, sampling.CFG, batch.sampler, batch.scheduler, batch.positive, batch.negative, batch.z,
+                               noise_mask=batch.masks[:, None], disable_pbar=True, seed=batch.seed)
 
 
 def by_differential_diffusion(model: Any, batch: Batch) -> torch.Tensor:
@@ -77,8 +80,8 @@ def by_the_pack(model: Any, batch: Batch, **shrinking: Any) -> torch.Tensor:
 
     latent = {"samples": batch.z}
     schedule = ProgressiveMaskDilate.execute(LatentMaskResize.execute(batch.masks, latent).args[0], **shrinking).args[0]
-    result = BlendedLatentKSampler.execute(model, batch.seed, sampling.STEPS, sampling.CFG, sampling.SAMPLER, sampling.SCHEDULER, batch.positive,
-                                           batch.negative, latent, mask_schedule=schedule, chunk_size=len(batch.z))
+    result = BlendedLatentKSampler.execute(model, batch.seed, batch.steps, sampling.CFG, batch.sampler, batch.scheduler, batch.positive, batch.negative, latent,
+                                           mask_schedule=schedule, chunk_size=len(batch.z))
     return result.args[0]["samples"]
 
 
@@ -140,6 +143,16 @@ pairs: edits that show here and not there, and the reverse (exact McNemar test).
 claims: of the kinds that a window does not show."""
 
 
+def batches_of(vae: Any, clip: Any, found: list[Case], first: int, **sampled: Any) -> list[Batch]:
+    """The edits for the methods. sampled: steps, sampler and scheduler, where they aren't the usual ones."""
+    made = []
+    for i in range(0, len(found), BATCH):
+        part = found[i:i + BATCH]
+        made.append(Batch(sampling.encode(vae, np.stack([c.source for c in part])), torch.from_numpy(np.stack([c.mask for c in part])).float(),
+                          sampling.conditioning(clip, [c.prompt for c in part]), sampling.conditioning(clip, [""] * len(part)), 10 * first + i, **sampled))
+    return made
+
+
 def measure(count: int, first: int, judge_scenes: int) -> dict[str, Any]:
     """All figures: the outcome of every method, by name, and the judge's own error, by width."""
     from demo import loader
@@ -147,10 +160,8 @@ def measure(count: int, first: int, judge_scenes: int) -> dict[str, Any]:
     model, clip, vae = loader.load()
     referee = stroke_judge.load()
     found = cases(first, count)
-    source = torch.cat([sampling.encode(vae, np.stack([c.source for c in found[i:i + BATCH]])) for i in range(0, count, BATCH)])
-    batches = [Batch(source[i:i + BATCH], torch.from_numpy(np.stack([c.mask for c in found[i:i + BATCH]])).float(),
-                     sampling.conditioning(clip, [c.prompt for c in found[i:i + BATCH]]),
-                     sampling.conditioning(clip, [""] * len(found[i:i + BATCH])), 10 * first + i) for i in range(0, count, BATCH)]
+    batches = batches_of(vae, clip, found, first)
+    source = torch.cat([batch.z for batch in batches])
     outcomes = {}
     for name, draw in METHODS.items():
         start = time.monotonic()
