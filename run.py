@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show, try, test and measure the node pack in a real ComfyUI: demo | serve | test | bench | pictures | compose.
+"""Show, try, test and measure the node pack in a real ComfyUI: demo | serve | edit | test | bench | pictures | compose.
 
 Needs nothing but Python 3.10. Without --comfyui it sets up the pinned ComfyUI in your cache folder on the first run.
 """
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
                         help=f"use another ComfyUI than {PINNED.version}: {', '.join(list(RELEASES)[1:])}")
     common.add_argument("--python", type=Path, metavar="PATH", help="the Python of that ComfyUI, where it is not found")
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | test | bench | pictures | compose")
+    commands = result.add_subparsers(dest="command", required=True, metavar="demo | serve | edit | test | bench | pictures | compose")
 
     def add(name: str, call: Callable[[argparse.Namespace, list[str]], int], text: str) -> argparse.ArgumentParser:
         # An abbreviation such as --co is for pytest or the benchmark, not for --comfyui.
@@ -51,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--image", type=Path, metavar="FILE", help="edit this picture of yours; it is cropped and scaled to what the demo model takes")
     demo.add_argument("--mask", type=Path, metavar="FILE", help="a picture of the same size, white where yours may change")
     add("serve", run_serve, "open ComfyUI with the pack and its example workflows")
+    edit = add("edit", run_edit, "edit many pictures with one workflow; start it again to go on where it stopped")
+    edit.add_argument("source", type=Path, metavar="FOLDER_OR_TABLE", help="pictures with their masks, or a .csv or .jsonl table with a column image")
+    edit.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the results go, with a table of figures and a contact sheet")
+    edit.add_argument("--server", metavar="URL", help="a ComfyUI that runs, with your models; without it, one starts for the time of the run")
+    edit.add_argument("--workflow", default="blended_latent_edit", metavar="FILE", help="your workflow, or the name of an example")
+    edit.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=COLUMN", help="an input that takes a column of the table")
     test = add("test", run_test, "run the tests; further arguments go to pytest")
     test.add_argument("--fast", action="store_true", help="only the tests that need no server")
     bench = add("bench", run_bench, "run one benchmark; further arguments go to it")
@@ -73,6 +79,16 @@ def run_serve(options: argparse.Namespace, rest: list[str]) -> int:
     """The real user interface."""
     host = find_host(options)
     return run(host, ["-m", "host.serve", *host_arguments(host)], [ROOT])
+
+
+def run_edit(options: argparse.Namespace, rest: list[str]) -> int:
+    """Many pictures, headless."""
+    host = find_host(options)
+    workflow = Path(options.workflow)
+    arguments = [f"--out={options.out.resolve()}", f"--workflow={workflow.resolve() if workflow.is_file() else workflow}"]
+    arguments += [f"--server={options.server}"] if options.server else []
+    arguments += [f"--set={setting}" for setting in options.set]
+    return run(host, ["-m", "host.edit", *host_arguments(host), *arguments, str(options.source.resolve())], [ROOT])
 
 
 def run_test(options: argparse.Namespace, rest: list[str]) -> int:

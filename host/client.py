@@ -48,6 +48,18 @@ class ExecutionFailed(HostError):
                          f"{self.traceback}".rstrip())
 
 
+class ConnectionLost(HostError):
+    """The server does not answer any more."""
+
+
+class Answered(HostError):
+    """The server answered a request with an error: its code and what it sent."""
+
+    def __init__(self, path: str, error: urllib.error.HTTPError) -> None:
+        self.code, self.body = error.code, error.read()
+        super().__init__(f"ComfyUI answered {error.code} to {path.partition('?')[0]}: {error.reason}.")
+
+
 class Interrupted(HostError):
     """The run was cancelled, in the node `node_id`."""
 
@@ -122,17 +134,19 @@ class Client:
         """The API prompt for a workflow as the browser saves it. Raises HostError."""
         return to_prompt(workflow, self.object_info())
 
-    def queue(self, prompt: Json, workflow: Json | None = None) -> str:
-        """Queue a prompt and return its id; `workflow` is embedded in saved pictures. Raises PromptRefused."""
+    def queue(self, prompt: Json, workflow: Json | None = None, prompt_id: str | None = None) -> str:
+        """Queue a prompt and return its id; `workflow` is embedded in saved pictures, `prompt_id` a UUID of yours. Raises PromptRefused."""
         body: Json = {"prompt": prompt, "client_id": self.id}
         if workflow is not None:
             body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+        if prompt_id is not None:
+            body["prompt_id"] = prompt_id
         try:
             answer = self.post("/prompt", body)
-        except urllib.error.HTTPError as error:
-            refusal = _json(error.read())
-            if error.code != 400 or "error" not in refusal:
-                raise HostError(f"ComfyUI answered {error.code} to a prompt: {error.reason}.") from error
+        except Answered as error:
+            refusal = _json(error.body) if error.code == 400 else {}
+            if "error" not in refusal:
+                raise
             raise PromptRefused(refusal["error"], refusal.get("node_errors") or {}, prompt) from error
         if answer.get("node_errors"):
             # The server takes a prompt of which one output is sound and drops the rest; a caller wants all of it.
@@ -200,9 +214,30 @@ class Client:
         state = self.get("/queue")
         return [item[1] for item in state["queue_running"]], [item[1] for item in state["queue_pending"]]
 
+    def is_queued(self, prompt_id: str) -> bool:
+        """Whether a prompt is running or waiting."""
+        return any(prompt_id in ids for ids in self.queued())
+
     def history(self, prompt_id: str) -> Json:
         """What the server keeps of a finished prompt: outputs, status, messages."""
         return self.get(f"/history/{prompt_id}").get(prompt_id, {})
+
+    def finished(self, prompt_id: str) -> Run | None:
+        """A prompt that was carried out, whoever queued it; None while it is not. Raises ExecutionFailed or Interrupted."""
+        entry = self.history(prompt_id)
+        if not entry:
+            return None
+        messages = dict(entry["status"]["messages"])
+        if "execution_error" in messages:
+            raise ExecutionFailed(messages["execution_error"])
+        if "execution_interrupted" in messages:
+            raise Interrupted(messages["execution_interrupted"])
+        seconds = (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+        return Run(prompt_id, seconds, cached=messages["execution_cached"]["nodes"], outputs=entry["outputs"])
+
+    def forget(self, prompt_id: str) -> None:
+        """Take a finished prompt out of the server's history."""
+        self.post("/history", {"delete": [prompt_id]})
 
     # -- files and facts ----------------------------------------------------------------------------------------
 
@@ -221,10 +256,11 @@ class Client:
         names = {name: item.get(name, "") for name in ("filename", "subfolder", "type")}
         return self._read("/view?" + urllib.parse.urlencode(names))
 
-    def upload(self, name: str, data: bytes) -> str:
-        """Put a picture into the input folder, over one of the same name; returns what LoadImage calls it."""
+    def upload(self, name: str, data: bytes, folder: str = "") -> str:
+        """Put a picture into a folder of the input folder, over one of the same name; returns what LoadImage calls it."""
         boundary = uuid.uuid4().hex
         body = (f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
+                f'--{boundary}\r\nContent-Disposition: form-data; name="subfolder"\r\n\r\n{folder}\r\n'
                 f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
                 "Content-Type: application/octet-stream\r\n\r\n").encode() + data + f"\r\n--{boundary}--\r\n".encode()
         answer = _json(self._read("/upload/image", body, f"multipart/form-data; boundary={boundary}"))
@@ -243,8 +279,8 @@ class Client:
         try:
             with LOCAL.open(request, timeout=120) as answer:
                 return answer.read()
-        except urllib.error.HTTPError:
-            raise
+        except urllib.error.HTTPError as error:
+            raise Answered(path, error) from error
         except OSError as error:
             raise self._connection_error() from error
 
@@ -276,8 +312,8 @@ class Client:
                 with self._lock:
                     self._events[data["prompt_id"]].put(Event(event["type"], data))
 
-    def _connection_error(self) -> HostError:
-        return HostError(f"The connection to ComfyUI at {self.url} is lost.{self._lines()}")
+    def _connection_error(self) -> ConnectionLost:
+        return ConnectionLost(f"The connection to ComfyUI at {self.url} is lost.{self._lines()}")
 
     def _lines(self) -> str:
         lines = self._diagnose()

@@ -17,14 +17,14 @@ def own_picture(image: Path | None, mask: Path | None, size: tuple[int, int]) ->
         raise HostError("--image and --mask belong together: name a picture, and a mask of its size that is white where the picture may change.")
     picture, painted = _read(image, "RGB"), _read(mask, "L")
     if painted.size != picture.size:
-        raise HostError(f"{mask.name} is {_said(painted.size)}, but {image.name} is {_said(picture.size)}: make the mask as large as the picture.")
+        raise HostError(f"{mask.name} is {size_of(painted)}, but {image.name} is {size_of(picture)}: make the mask as large as the picture.")
     window = _window(picture.size, _painted(painted), size)
     if _painted(painted.crop([round(v) for v in window])) is None:
         raise HostError(f"{mask.name} is black: paint white where {image.name} may change.")
     result = picture.resize(size, Image.Resampling.LANCZOS, window)
     result.putalpha(painted.resize(size, Image.Resampling.BILINEAR, window).point(lambda value: 255 * (value < 128)))
     if picture.size != size:
-        print(f"  {image.name} is {_said(picture.size)}: cropped and scaled to {_said(size)}, which the demo model takes", flush=True)
+        print(f"  {image.name} is {size_of(picture)}: cropped and scaled to {size_of(result)}, which the demo model takes", flush=True)
     return result
 
 
@@ -35,8 +35,9 @@ def _read(path: Path, mode: str) -> Image.Image:
         raise HostError(f"Cannot read a picture from {path}: {error}") from None
 
 
-def _said(size: tuple[int, int]) -> str:
-    return "x".join(map(str, size))
+def size_of(picture: Image.Image) -> str:
+    """The size in words: 640x480."""
+    return f"{picture.width}x{picture.height}"
 
 
 def _painted(mask: Image.Image) -> tuple[int, int, int, int] | None:

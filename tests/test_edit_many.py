@@ -1,0 +1,315 @@
+"""python run.py edit: many pictures with one workflow, through the real server."""
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_workflows import EXAMPLES, nodes_of, workflow
+
+from conftest import ROOT
+from host import HostError
+from host.client import Client, Interrupted, Run
+from host.demo import INPUTS
+from host.edit import line
+from host.edit.__main__ import edit
+from host.edit.graph import Workflow
+from host.edit.inputs import find_places
+from host.edit.jobs import find_jobs
+from host.edit.pictures import MaskUpload, Upload
+
+Json = dict[str, Any]
+FOX = INPUTS / "bld_demo_edit.png"
+
+
+@pytest.fixture(scope="module")
+def asked(server) -> Client:
+    """A client that listens to nothing, as the command has it."""
+    return Client(server.url)
+
+
+@pytest.fixture(scope="module")
+def quick(asked, tmp_path_factory) -> Path:
+    """The smallest example with few steps, as the browser saves it, and beside it in the API format."""
+    smallest = Workflow(workflow("smallest_graph"), asked.object_info())
+    (sampler,), (restore,) = (nodes_of(smallest.prompt, kind) for kind in ("BlendedLatentKSampler", "DecoderFinetuneReconstruct"))
+    prompt, saved = smallest.filled({(sampler, "steps"): 2, (restore, "method.iterations"): 1})
+    folder = tmp_path_factory.mktemp("workflows")
+    (folder / "api.json").write_text(json.dumps(prompt))
+    (folder / "quick.json").write_text(json.dumps(saved))
+    return folder / "quick.json"
+
+
+def run_edit(server: Any, source: Path, out: Path, file: Path, *settings: str) -> int:
+    return edit(argparse.Namespace(source=source, out=out, server=server.url, workflow=str(file), set=list(settings), comfyui=None, overlay=None))
+
+
+def metadata(path: Path) -> Json:
+    with Image.open(path) as picture:
+        return {key: json.loads(picture.info[key]) for key in ("prompt", "workflow", "edit") if key in picture.info}
+
+
+def figures(out: Path) -> dict[str, Json]:
+    with (out / "figures.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def put_mask_beside(folder: Path, name: str) -> None:
+    """The fox's picture without its alpha channel, and its mask as a file."""
+    with Image.open(FOX) as picture:
+        picture.convert("RGB").save(folder / f"{name}.png")
+        picture.getchannel("A").point(lambda value: 255 - value).save(folder / f"{name}_mask.png")
+
+
+# -- what is edited -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_its_pictures_each_with_the_mask_beside_it(tmp_path):
+    for name in ("b.jpg", "a.png", "a_mask.webp", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [(job.name, job.mask and job.mask.name) for job in find_jobs(tmp_path)] == [("a", "a_mask.webp"), ("b", None)]
+
+
+def test_a_table_names_pictures_and_every_row_gets_a_result_of_its_own(tmp_path):
+    (tmp_path / "t.csv").write_text("﻿image,mask,prompt\nA.png,m.png,\"a fox, red\"\na.jpg,,\nx/a.png,,pig\n", encoding="utf-8")
+    jobs = find_jobs(tmp_path)
+    assert [job.name for job in jobs] == ["A", "a_2", "a_3"]
+    assert jobs[0].mask == tmp_path / "m.png" and jobs[2].image == tmp_path / "x" / "a.png"
+    assert [job.row.get("prompt") for job in jobs] == ["a fox, red", None, "pig"]
+
+
+@pytest.mark.parametrize(("name", "text", "sentence"), [
+    ("t.jsonl", '{"image": "a.png"}\nnonsense', "Line 2 of t.jsonl is not JSON"),
+    ("t.jsonl", '["a.png"]', "Line 1 of t.jsonl is not an object"),
+    ("t.csv", "prompt\na fox\n", "Line 2 of t.csv names no picture: it needs a column image"),
+    ("t.csv", "image,prompt\na.png,a fox, red\n", "Line 2 of t.csv has more cells than the first line"),
+    ("t.csv", "image\n", "has no picture to edit"),
+    ("t.xlsx", "", "is not a table: it must end in .csv or .jsonl"),
+])
+def test_a_table_that_cannot_be_read_is_told_with_its_line(tmp_path, name, text, sentence):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(HostError, match=sentence):
+        find_jobs(tmp_path / name)
+
+
+def test_a_mask_file_becomes_the_alpha_channel_upright_and_soft(tmp_path):
+    picture, mask = Image.new("RGB", (30, 20), "red"), Image.new("L", (20, 30), 0)
+    mask.paste(100, (0, 0, 5, 5))
+    exif = picture.getexif()
+    exif[0x0112] = 6  # the camera was held upright
+    picture.save(tmp_path / "a.jpg", exif=exif), mask.save(tmp_path / "m.png")
+    upload = Upload(tmp_path / "a.jpg", tmp_path / "m.png", alpha=True)
+    (tmp_path / upload.name).write_bytes(upload.data())
+    with Image.open(tmp_path / upload.name) as made:
+        assert made.size == (20, 30) and made.getpixel((2, 2))[3] == 155 and made.getpixel((9, 9))[3] == 255 and made.getpixel((2, 2))[0] > 250
+    (tmp_path / "own.png").write_bytes(MaskUpload(tmp_path / "m.png").data())
+    with Image.open(tmp_path / "own.png") as made:
+        assert made.getpixel((2, 2)) == (100, 100, 100, 155), "whichever channel the loader reads"
+
+
+def test_a_picture_without_a_fitting_mask_is_refused(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png"), Image.new("L", (20, 30)).save(tmp_path / "m.png")
+    (tmp_path / "b.png").write_bytes(b"\x89PNG nonsense")
+    for image, mask, sentence in (("a", "m", "m.png is 20x30, but a.png is 30x20"), ("a", None, "a.png has no mask: erase what may change"),
+                                  ("b", None, "b.png is not a picture, or it is damaged"), ("c", None, "Cannot read .*c.png: No such file")):
+        with pytest.raises(HostError, match=sentence):
+            Upload(tmp_path / f"{image}.png", mask and tmp_path / f"{mask}.png", alpha=True).data()
+
+
+# -- which inputs take it -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted({*EXAMPLES} - {"two_edits", "edit_an_edit", "thin_stroke", "many_machines"}))
+def test_the_inputs_of_an_example_are_found_and_the_saved_workflow_follows(asked, name):
+    example = Workflow(workflow(name), asked.object_info())
+    places = find_places(example, {"image", "prompt", "seed"}, []).columns
+    values = {address: value for column, value in {"image": "my.png", "prompt": "a tea cup", "seed": 77}.items() for address in places[column]}
+    prompt, saved = example.filled(values)
+    assert asked.prompt(saved) == prompt
+    (loader,) = nodes_of(prompt, "LoadImage")
+    assert prompt[loader]["inputs"]["image"] == "my.png"
+    seeds = {node["inputs"].get("seed") for node in prompt.values()} - {None}
+    assert seeds == {77}
+    assert json.dumps(prompt).count("a tea cup") >= 1 and json.dumps(prompt).count(json.dumps(example.prompt[places["prompt"][0][0]])) == 0
+
+
+def test_an_unclear_input_is_asked_for_and_taken_from_the_user(asked):
+    two = Workflow(workflow("two_edits"), asked.object_info())
+    with pytest.raises(HostError, match=r"which input of the workflow takes the prompt: it has .*\.text.* Say it with --set NODE.INPUT=prompt"):
+        find_places(two, {"image", "prompt"}, [])
+    left = next(node for node, entry in two.prompt.items() if entry["inputs"].get("text") == "a snowman")
+    assert find_places(two, {"image", "prompt"}, [f"{left}.text=prompt"]).columns["prompt"] == [(left, "text")]
+    for setting, sentence in {"x.y=prompt": "has 0 such inputs", "prompt": "must be NODE.INPUT=COLUMN", f"{left}.text=words": "there is no column words",
+                              f"{left}.clip=prompt": "is linked to another node"}.items():
+        with pytest.raises(HostError, match=sentence):
+            find_places(two, {"image", "prompt"}, [setting])
+
+
+def test_what_is_no_workflow_is_refused(asked):
+    for content, sentence in (({"a": 1}, "neither one that ComfyUI's browser saves nor one in its API format"),
+                              ({"1": {"class_type": "Nope", "inputs": {}}}, "nodes that ComfyUI does not know: Nope")):
+        with pytest.raises(HostError, match=sentence):
+            Workflow(content, asked.object_info())
+
+
+# -- the run ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_bad_picture_does_not_stop_the_others(server, quick, tmp_path, capsys):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    shutil.copy(FOX, pictures / "alpha.png")
+    put_mask_beside(pictures, "beside")
+    (pictures / "broken.png").write_bytes(FOX.read_bytes()[:3000])
+    rows = [["image", "prompt", "seed", "client"], ["broken.png", "a pig", "1", ""], ["alpha.png", "a <b>pig</b>", "5", "Smith & Sons"],
+            ["beside.png", "a <b>pig</b>", "5", ""], ["alpha.png", "a pig", "none", ""]]
+    with (pictures / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+    assert run_edit(server, pictures, out, quick) == 1
+    assert "2 of 4 done" in capsys.readouterr().out
+    table = figures(out)
+    assert {name: row["status"] for name, row in table.items()} == {"broken": "failed", "alpha": "done", "beside": "done", "alpha_2": "failed"}
+    assert "broken.png is not a picture" in table["broken"]["error"] and "seed is 'none', but must be a whole number" in table["alpha_2"]["error"]
+    assert table["alpha"]["seed"] == table["alpha"]["candidate_seed"] == "5" and table["alpha"]["client"] == "Smith & Sons"
+    assert float(table["alpha"]["background_psnr"]) > 30
+
+    one, other = (np.asarray(Image.open(out / f"{name}.png")) for name in ("alpha", "beside"))
+    assert np.array_equal(one, other), "the mask in a file is the mask in the alpha channel"
+    told = metadata(out / "alpha.png")
+    assert told["edit"]["prompt"] == "a <b>pig</b>" and "decoder weights" in told["edit"]["report"]
+    page = (out / "contact_sheet.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;pig" in page and "<b>" not in page and "is not a picture" in page
+    assert "http" not in page and page.count("data:image/jpeg") == 5, "all pictures but the broken one are in the file"
+
+    # Again: what is done stays, what has changed is made again.
+    before = (out / "beside.png").stat().st_mtime_ns
+    (pictures / "rows.csv").write_text("image,prompt,seed\nalpha.png,a turtle,5\nbeside.png,a <b>pig</b>,5\n")
+    assert run_edit(server, pictures, out, quick) == 0
+    assert "1 of 2 are done already" in capsys.readouterr().out
+    assert (out / "beside.png").stat().st_mtime_ns == before and metadata(out / "alpha.png")["edit"]["prompt"] == "a turtle"
+
+
+def test_a_workflow_in_the_api_format_takes_any_column(server, quick, tmp_path):
+    shutil.copy(FOX, tmp_path / "fox.png")
+    (tmp_path / "rows.jsonl").write_text('{"image": "fox.png", "strength": 0.5, "words": "a car"}\n')
+    out = tmp_path / "out"
+    settings = ("BlendedLatentKSampler.denoise=strength", "What you want to see inside the mask.text=words")
+    assert run_edit(server, tmp_path / "rows.jsonl", out, quick.with_name("api.json"), *settings) == 0
+    told = metadata(out / "fox.png")
+    (sampler,) = nodes_of(told["prompt"], "BlendedLatentKSampler")
+    assert told["prompt"][sampler]["inputs"]["denoise"] == 0.5 and "workflow" not in told
+    assert "a car" in json.dumps(told["prompt"]) and nodes_of(told["prompt"], "SaveImage"), "the prompt is the user's, without what was added"
+    assert (told["edit"]["strength"], told["edit"]["words"]) == (0.5, "a car")
+
+
+def test_results_never_take_the_place_of_the_sources(server, quick, tmp_path):
+    shutil.copy(FOX, tmp_path / "fox.png")
+    with pytest.raises(HostError, match="--out is the folder of the sources"):
+        run_edit(server, tmp_path, tmp_path, quick)
+    assert (tmp_path / "fox.png").read_bytes() == FOX.read_bytes()
+
+
+def test_a_score_is_that_of_the_chosen_candidate(server, asked, tmp_path):
+    example = Workflow(workflow("blended_latent_edit"), asked.object_info())
+    (sampler,), (restore,) = (nodes_of(example.prompt, kind) for kind in ("BlendedLatentKSampler", "DecoderFinetuneReconstruct"))
+    prompt, _ = example.filled({(sampler, "steps"): 2, (sampler, "candidates"): 3, (restore, "method.iterations"): 1})
+    (tmp_path / "w.json").write_text(json.dumps(prompt))
+    shutil.copy(FOX, tmp_path / "fox.png")
+    assert run_edit(server, tmp_path, tmp_path / "out", tmp_path / "w.json") == 0
+    told = metadata(tmp_path / "out" / "fox.png")["edit"]
+    place = int(told["report"].partition("1. candidate ")[2].partition(":")[0])
+    assert f"1. candidate {place}: {told['score']:.4f}" in told["report"]
+    # That candidate alone is drawn again by its seed.
+    prompt[sampler]["inputs"] |= {"seed": told["candidate_seed"], "candidates": 1}
+    (tmp_path / "w.json").write_text(json.dumps(prompt))
+    assert run_edit(server, tmp_path, tmp_path / "again", tmp_path / "w.json") == 0
+    assert metadata(tmp_path / "again" / "fox.png")["edit"]["score"] == pytest.approx(told["score"], abs=1e-3)
+
+
+def executed(server: Any) -> int:
+    return server.log().count("Prompt executed in")
+
+
+def test_killed_and_started_again_it_neither_repeats_nor_loses_one(host, server, quick, tmp_path):
+    shutil.copy(FOX, tmp_path / "fox.png")
+    count, out, before = 6, tmp_path / "out", executed(server)
+    (tmp_path / "rows.csv").write_text("image,seed\n" + "".join(f"fox.png,{900 + number}\n" for number in range(count)))
+    command = [sys.executable, "-m", "host.edit", f"--comfyui={host.comfyui}", f"--out={out}", f"--server={server.url}", f"--workflow={quick}",
+               str(tmp_path / "rows.csv")]
+    first = subprocess.Popen(command, cwd=ROOT, env=host.environment(ROOT), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    done = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    assert 0 < len(done) < count
+    (out / "fox_9.png.part").write_bytes(b"half a pict")
+    assert subprocess.run(command, cwd=ROOT, env=host.environment(ROOT)).returncode == 0
+    made = sorted(path.name for path in out.iterdir() if path.suffix == ".png")
+    assert len(made) == count and not list(out.glob("*.part"))
+    assert {name: (out / name).read_bytes() for name in done} == done
+    assert {metadata(out / name)["edit"]["seed"] for name in made} == set(range(900, 900 + count))
+    assert executed(server) - before == count, "each was carried out once"
+
+
+def test_whoever_takes_a_prompt_off_the_queue_is_told_of(asked, quick, monkeypatch):
+    monkeypatch.setattr(line, "ASK", 0.2)
+    prompt = json.loads(quick.with_name("api.json").read_text())
+    (sampler,) = nodes_of(prompt, "BlendedLatentKSampler")
+
+    def send(job: str) -> str:
+        prompt[sampler]["inputs"] |= {"seed": len(job), "steps": 400 if job == "cancelled" else 2}
+        prompt_id = asked.queue(prompt)
+        if job == "deleted":
+            asked.post("/queue", {"delete": [prompt_id]})
+            asked.interrupt()
+        return prompt_id
+
+    outcomes = dict(line.carry_out(asked, ["cancelled", "deleted", "sound"], send))
+    assert isinstance(outcomes["cancelled"], Interrupted) and "took it off ComfyUI's queue" in str(outcomes["deleted"])
+    assert isinstance(outcomes["sound"], Run)
+
+
+def test_what_is_queued_goes_when_the_caller_stops(asked, quick):
+    prompt = json.loads(quick.with_name("api.json").read_text())
+    (sampler,) = nodes_of(prompt, "BlendedLatentKSampler")
+
+    def send(seed: int) -> str:
+        prompt[sampler]["inputs"] |= {"seed": seed, "steps": 2}
+        return asked.queue(prompt)
+
+    outcomes = line.carry_out(asked, range(2000, 2020), send)
+    next(outcomes)
+    assert sum(map(len, asked.queued())) < line.LENGTH, "it never queues all of them"
+    outcomes.close()
+    deadline = time.monotonic() + 30
+    while any(asked.queued()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert asked.queued() == ([], [])
+
+
+def test_a_result_dropped_on_the_canvas_opens_its_graph(ui, server, quick, tmp_path):
+    shutil.copy(FOX, tmp_path / "fox.png")
+    (tmp_path / "rows.csv").write_text("image,prompt,seed\nfox.png,a rocket,41\n")
+    assert run_edit(server, tmp_path, tmp_path / "out", quick) == 0
+    ui.open()
+    ui.page.evaluate("""async data => {
+        const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0))
+        await app.handleFile(new File([bytes], 'fox.png', {type: 'image/png'}))
+    }""", base64.b64encode((tmp_path / "out" / "fox.png").read_bytes()).decode())
+    ui.page.wait_for_function("() => app.graph.nodes.length > 0")
+    sent = {node: (entry["class_type"], entry["inputs"]) for node, entry in ui.prompt().items()}
+    assert sent == {node: (entry["class_type"], entry["inputs"]) for node, entry in metadata(tmp_path / "out" / "fox.png")["prompt"].items()}
