@@ -35,7 +35,7 @@ from torch import Tensor
 from bench import _table
 from bench._command import benchmark, quiet
 from bench._nodes import defaults
-from bench._process import apart, held, peak
+from bench._process import TIDY, apart, held, peak
 from blended_latent_diffusion.bld.metrics import figures, ring_psnr
 from blended_latent_diffusion.bld.reconstruction import paste, poisson
 from blended_latent_diffusion.bridge.vae.copies import trainable_copy
@@ -53,8 +53,6 @@ AUTHORS, OUR = "the authors' procedure", "ours"
 # Like beside like: theirs with the source pasted outside the mask, and ours without that.
 PASTED, ALONE = f"{AUTHORS}, source pasted outside", f"{OUR}, the tuned decoder alone"
 COLUMNS = dict.fromkeys(("background dB", "16 px around", "worst block", "seam", "ΔE00", "inside"), "{:.2f}") | {"time": "{:.4f}", "memory, MiB": "{:.0f}"}
-# For glibc, to give back what is freed. Else the peak depends on what the process happens to keep, and moves by 50 MiB.
-TIDY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 # Pixels a side at which the peak of memory is taken beside the table, for these.
 LARGER, COMPARED = (512, 1024), ("plain decode", AUTHORS, OUR)
 
