@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.patcher_extension
+import comfy.samplers
 import comfy_extras.nodes_mask as host_mask
 import pytest
 import torch
@@ -49,7 +52,7 @@ MASKS = {
 
 
 def levels(name: str, sampler: str, mask: str, **options) -> list[tuple[Tensor, Tensor]]:
-    """(m, the noise of the model's input in units of its level) at each call, both (B, C, h, w).
+    """(m, the noise of the model's input in units of its level) at each call, both (B, C, h, w), of all candidates.
 
     The model predicts the source, so that all that its input has beside the source is noise.
     """
@@ -57,22 +60,25 @@ def levels(name: str, sampler: str, mask: str, **options) -> list[tuple[Tensor, 
     source = {"samples": torch.nn.functional.interpolate(loaded.latent["samples"][:1], size=(12, 16))}
     inner, seen, masks = loaded.model.model, [], []
 
-    def predict(executor, x: Tensor, sigma: Tensor, *args, **kwargs) -> Tensor:
+    def predict(executor, model: Any, conditionings: list, x: Tensor, sigma: Tensor, options: dict) -> list[Tensor]:
         z = inner.process_latent_in(source["samples"]).to(x).expand_as(x)
         noising, level = inner.model_sampling.noise_scaling, sigma.reshape(-1, 1, 1, 1)
         seen.append((x - noising(level, torch.zeros_like(x), z)) / noising(level, torch.ones_like(x), torch.zeros_like(x)))
-        return z
+        return [z] * len(conditionings)
 
     def watch(sigma: Tensor, mask: Tensor, extra_options: dict) -> Tensor:
         masks.append(mask.clone())
         return mask
 
     model = loaded.model.clone()
-    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "predict", predict)
+    model.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "predict", predict)
     model.set_model_denoise_mask_function(watch)
     settings = {"candidates": CANDIDATES, "chunk_size": CANDIDATES, "mask_schedule": schedule} | options
     BlendedLatentKSampler.execute(model, 3, 6, 1.0, sampler, "normal", loaded.positive, loaded.negative, source, **settings)
-    return [(mask.expand_as(noise), noise) for mask, noise in zip(masks, seen, strict=True)]
+    # dpm_adaptive draws them one after the other, each in as many calls.
+    calls = len(seen) * len(seen[0]) // settings["candidates"]
+    pairs = [(mask.expand_as(noise), noise) for mask, noise in zip(masks, seen, strict=True)]
+    return [tuple(map(torch.cat, zip(*pairs[call::calls], strict=True))) for call in range(calls)]
 
 
 def worst(calls: list[tuple[Tensor, Tensor]]) -> float:
@@ -95,6 +101,16 @@ def test_a_soft_mask_has_the_noise_of_its_level_at_every_call(name, mask):
 @pytest.mark.parametrize("sampler", ["dpm_2", "heun", "dpmpp_2m", "euler_ancestral", "dpmpp_sde", "uni_pc", "lcm"])
 def test_so_it_has_with_samplers_of_every_kind(sampler):
     assert worst(levels("SD1.5", sampler, "feathered")) < 0.02
+
+
+@pytest.mark.parametrize("sampler", [name for name in comfy.samplers.SAMPLER_NAMES if name.endswith("cfg_pp")])
+def test_so_it_has_with_samplers_that_step_by_the_unguided_prediction(sampler):
+    assert worst(levels("SD1.5", sampler, "feathered")) < 0.02
+
+
+def test_so_it_has_with_a_sampler_that_chooses_its_levels():
+    """At half the noise each, where they lack most; of fewer candidates, since each is drawn alone."""
+    assert worst(levels("SD1.5", "dpm_adaptive", "half", candidates=24)) < 0.02
 
 
 @pytest.mark.parametrize("options", [{"denoise": 0.6}, {"resample_steps": 2}])
