@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -241,7 +243,16 @@ def test_a_download_lands_in_the_hosts_folder_and_only_when_asked_for(folder, hu
     assert torch.equal(scores_of(load(tag)), scores) and hub.asked == [], "now it is on disk"
 
 
-def test_a_tokenizer_is_downloaded_only_when_asked_for_too(folder, hub):
+@pytest.fixture
+def known() -> Iterator[None]:
+    """An architecture of open_clip's own whose tokenizer is the one of SIGLIP."""
+    open_clip.factory._MODEL_CONFIGS["their-siglip"] = SIGLIP
+    yield
+    # open_clip has made the dict anew with each config that was registered.
+    del open_clip.factory._MODEL_CONFIGS["their-siglip"]
+
+
+def test_a_tokenizer_is_downloaded_only_when_asked_for_too(folder, hub, known):
     put_words(hub.root)
     put(folder, "siglip.safetensors", SIGLIP)
     sentence = "needs its tokenizer from them/words on the Hugging Face Hub, but download is off: turn it on, or save tokenizer_config.json and its other"
@@ -253,6 +264,80 @@ def test_a_tokenizer_is_downloaded_only_when_asked_for_too(folder, hub):
     hub.asked.clear()
     assert torch.equal(scores_of(load("siglip.safetensors")), scores) and hub.asked == []
     assert list(folder.rglob("tokenizer_config.json"))
+
+
+def test_nothing_is_downloaded_that_open_clip_does_not_name(folder, hub):
+    put_words(hub.root)
+    put(folder, "siglip.safetensors", SIGLIP)
+    sentence = "needs its tokenizer from them/words on the Hugging Face Hub, but open_clip itself doesn't use it, so it isn't downloaded: save"
+    for download in (True, True):  # the first try must not make it known
+        assert sentence in OpenClipLoader.validate_inputs("siglip.safetensors", download)
+        with pytest.raises(ValueError, match=sentence):
+            load("siglip.safetensors", download)
+    assert hub.asked == []
+    put_words(folder)
+    assert load("siglip.safetensors", download=True).size == (160, 160)
+
+
+def test_the_log_says_what_is_downloaded_how_large_it_is_and_from_where(folder, hub, tag, caplog):
+    caplog.set_level("INFO")
+    put(hub.root, "them/tiny/open_clip_model.safetensors", state=model_of(TINY).state_dict())
+    size = (hub.root / "them/tiny/open_clip_model.safetensors").stat().st_size
+    load(tag, download=True)
+    (line,) = (record.getMessage() for record in caplog.records if "Load OpenCLIP" in record.getMessage())
+    assert line.startswith("Load OpenCLIP downloads from http://127.0.0.1:") and "/them/tiny to " in line and str(folder) in line
+    assert line.endswith(f": open_clip_model.safetensors ({size / 1e6:.1f} MB)")
+
+
+def test_a_failed_download_gets_one_clear_sentence(folder, hub, tag):
+    with pytest.raises(ValueError, match="^download is on, but them/tiny on the Hugging Face Hub can't be downloaded: .*; check the network") as error:
+        load(tag, download=True)
+    assert "\n" not in str(error.value) and not list(folder.rglob("*.safetensors"))
+
+
+def with_text(**text: object) -> dict:
+    return {**TINY, "text_cfg": {**TEXT, **text}}
+
+
+def with_vision(**vision: object) -> dict:
+    return {**TINY, "vision_cfg": {**VISION, **vision}}
+
+
+@pytest.mark.parametrize(
+    "config, reason",
+    [
+        (with_text(hf_tokenizer_name="../../secrets"), "hf_tokenizer_name is no repository"),
+        (with_text(hf_tokenizer_name="/etc"), "hf_tokenizer_name is no repository"),
+        (with_text(hf_tokenizer_name="C:\\secrets"), "hf_tokenizer_name is no repository"),
+        (with_text(hf_model_name=["them/words"]), "hf_model_name is no repository"),
+        (with_text(hf_tokenizer_name="them/words", tokenizer_kwargs={"trust_remote_code": True}), "tokenizer_kwargs may only be clean, language, strip_sep"),
+        (with_vision(timm_model_name="hf-hub:them/model"), "timm_model_name is no architecture"),
+        (with_vision(timm_model_name="local-dir:/tmp/model"), "timm_model_name is no architecture"),
+        (with_text(context_length=10**6), "context_length is too large"),
+        (with_text(layers=10**9), "layers is too large"),
+        (with_text(width=10**400), "width is too large"),
+        (with_vision(image_size=4096, patch_size=1), "it cuts a picture of 4096 pixels into patches of 1"),
+        ({**TINY, "embed_dim": 2**40}, "embed_dim is too large"),
+    ],
+)
+def test_a_config_may_not_do_more_than_describe_a_clip(folder, offline, config, reason):
+    put(folder, "mine.safetensors", state={"visual.proj": torch.zeros(1), "text_projection": torch.zeros(1)})
+    (folder / "mine.json").write_text(json.dumps(config))
+    for download in (False, True):
+        refused = OpenClipLoader.validate_inputs("mine.safetensors", download)
+        assert refused.startswith("clip mine.safetensors: mine.json next to it is refused, because ") and reason in refused
+        with pytest.raises(ValueError, match=re.escape(refused)):
+            load("mine.safetensors", download)
+    assert offline == []
+
+
+def test_a_model_that_is_larger_than_its_file_takes_no_memory(folder):
+    """The widths are allowed one by one, and together they are 70 TB."""
+    put(folder, "mine.safetensors", state={"visual.proj": torch.zeros(1), "text_projection": torch.zeros(1)})
+    config = {"embed_dim": 2**20, "vision_cfg": {**VISION, "width": 2**20}, "text_cfg": {**TEXT, "vocab_size": 2**20, "width": 2**20}}
+    (folder / "mine.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="it has [0-9]+ weights, more than a file of [0-9]+ bytes holds"):
+        load("mine.safetensors")
 
 
 @pytest.mark.parametrize("config", [TINY, RESNET, COCA, SIGLIP, HF_TEXT], ids=["vit", "resnet", "coca", "siglip-like", "hf text tower"])
@@ -406,6 +491,54 @@ def test_a_damaged_file_gets_one_clear_sentence(folder):
         load("mine.safetensors")
 
 
+def header(entry: dict, body: int = 64, length: int | None = None) -> bytes:
+    """A safetensors file of one weight, as its header tells it."""
+    text = json.dumps({"visual.proj": entry}).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(body)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header({"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}, body=8),
+        header({"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 64]}),
+        header({"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 2**63]}),
+        header({"dtype": "F32", "shape": [4, 4], "data_offsets": [-64, 0]}),
+        header({"dtype": "F32", "shape": [4, 4], "data_offsets": [64, 0]}),
+        header({"dtype": "PICKLE", "shape": [4, 4], "data_offsets": [0, 64]}),
+        header({"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}, length=2**62),
+        header({"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}, length=3),
+        (10**5).to_bytes(8, "little") + b"[" * 10**5,
+        b"",
+    ],
+)
+def test_a_header_that_lies_gets_one_clear_sentence(folder, content):
+    put(folder, "mine.safetensors", TINY)
+    (folder / "mine.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="clip mine.safetensors can't be read because mine.safetensors is damaged") as error:
+        load("mine.safetensors")
+    assert str(error.value).isprintable()
+
+
+def test_names_in_a_file_cannot_control_the_terminal(folder):
+    put(folder, "mine.safetensors", TINY, {"a\x1b[2J\x1b]0;title\x07\u202e": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"it has weights such as a\\x1b\[2J") as error:
+        load("mine.safetensors")
+    assert str(error.value).isprintable()
+
+
+def test_a_file_that_unpacks_to_more_than_it_is_is_refused_before_it_is_unpacked(folder, tag):
+    path = folder / "them" / "tiny" / "open_clip_pytorch_model.bin"
+    path.parent.mkdir(parents=True)
+    torch.save({"text_projection": torch.zeros(10**6)}, folder / "plain.bin")
+    with zipfile.ZipFile(folder / "plain.bin") as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    assert path.stat().st_size < 10**5
+    with pytest.raises(ValueError, match="it is compressed, as no file of weights is"):
+        load(tag)
+
+
 class Payload:
     def __reduce__(self):
         return own, (1,)
@@ -439,11 +572,11 @@ def test_without_open_clip_the_node_says_what_to_install(folder, monkeypatch):
     clips.tags.cache_clear()
     try:
         assert OpenClipLoader.define_schema().inputs[0].options == [clips.PAPER]
+        assert "pip install open_clip_torch" in OpenClipLoader.validate_inputs(clips.PAPER, False)
+        with pytest.raises(ImportError, match="pip install open_clip_torch"):
+            load(clips.PAPER)
     finally:
         clips.tags.cache_clear()
-    assert "pip install open_clip_torch" in OpenClipLoader.validate_inputs(clips.PAPER, False)
-    with pytest.raises(ImportError, match="pip install open_clip_torch"):
-        load(clips.PAPER)
 
 
 START = """

@@ -9,11 +9,14 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 import tempfile
+import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -26,16 +29,16 @@ import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
 
 from . import transformers_layout
+from .config import REGISTERED, config_beside, hub_names, known_repositories, no_tower
 
 FOLDER = "open_clip"
 PAPER = "ViT-B-16-quickgelu openai"
-# What open_clip's configs may name on the Hugging Face Hub: the setting, what it is, and a file that each such repository has.
-HUB_SETTINGS = (("hf_tokenizer_name", "tokenizer", "tokenizer_config.json"), ("hf_model_name", "text tower's config", "config.json"))
+SMALL = (".json", ".txt", ".model")
 PREPROCESS = ("mean", "std", "interpolation")
 # How an image tower's weights are named, in open_clip's layout and in transformers'.
 IMAGE_TOWER = ("visual.", "vision_model.", "visual_projection.")
@@ -187,25 +190,23 @@ class Recipe:
         return repository, (f"{Path(name).stem}.safetensors", name) if name else (constants.HF_SAFE_WEIGHTS_NAME, constants.HF_WEIGHTS_NAME)
 
     def check(self, download: bool) -> None:
-        """Raises ValueError if a file is missing and may not be downloaded. The message names the file and where to put it."""
-        if download:
-            return
-        if self.weights is None:
+        """Raises ValueError if a file is missing and may not be downloaded. The message names the file and where to put it.
+
+        Nothing is ever downloaded that open_clip itself does not name: the config of a file may name anything.
+        """
+        if self.weights is None and not download:
             repository, names = self.repository
             raise ValueError(
                 f"clip_name is {self.name}, which is not on disk, and download is off: turn it on, or save {names[0]} of {repository} "
                 f"on the Hugging Face Hub in models/{FOLDER}/{repository}."
             )
-        for repository, what, name in self.on_hub():
-            if on_disk(repository, name) is None:
+        for repository, what, name in hub_names(self.config):
+            if on_disk(repository, name) is None and not (download and repository in known_repositories(open_clip())):
+                why = "open_clip itself doesn't use it, so it isn't downloaded:" if download else "download is off: turn it on, or"
                 raise ValueError(
-                    f"clip {self.name} needs its {what} from {repository} on the Hugging Face Hub, but download is off: turn it on, or save "
+                    f"clip {self.name} needs its {what} from {repository} on the Hugging Face Hub, but {why} save "
                     f"{name} and its other files in models/{FOLDER}/{repository}."
                 )
-
-    def on_hub(self) -> Iterator[tuple[str, str, str]]:
-        """Repository, kind and main file of everything that the config names on the Hub."""
-        return ((self.config["text_cfg"][key], what, name) for key, what, name in HUB_SETTINGS if self.config["text_cfg"].get(key))
 
 
 def on_disk(repository: str, *names: str) -> Path | None:
@@ -239,25 +240,6 @@ def recipe(name: str) -> Recipe:
     return Recipe(name, path, *(config_beside(path) or config_by_name(path)), {})
 
 
-def config_beside(path: Path) -> tuple[dict, dict] | None:
-    """Architecture and preprocessing from a file beside the weights: <name>.json or, as on the Hub, open_clip_config.json."""
-    for beside in (path.with_suffix(".json"), path.with_name("open_clip_config.json")):
-        if not beside.exists():
-            continue
-        try:
-            content = json.loads(beside.read_text(encoding="utf-8"))
-            config = content.get("model_cfg", content)
-            lacking = [key for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)) if not isinstance(config.get(key), kind)]
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"clip {path.name}: {beside.name} next to it is not an open_clip config: {error}.") from error
-        if lacking == ["text_cfg"]:
-            raise ValueError(no_tower(path.name, "text"))
-        if lacking:
-            raise ValueError(f"clip {path.name}: {beside.name} next to it is not an open_clip config, because it lacks {' and '.join(lacking)}.")
-        return config, content.get("preprocess_cfg", {})
-    return None
-
-
 def config_by_name(path: Path) -> tuple[dict, dict]:
     """Architecture and preprocessing of weights that are named after their architecture. The preprocessing is known if all its tags agree."""
     library = open_clip()
@@ -282,9 +264,11 @@ def load(name: str, download: bool = False) -> OpenClip:
     """
     made = recipe(name)
     made.check(download)
-    weights = made.weights or Path(open_clip().download_pretrained(made.pretrained, cache_dir=str(home())))
+    weights = made.weights or fetched(made)
     architecture = register(with_local_files(made))
-    model = create(made, weights, architecture)
+    # A new model begins with random weights.
+    with torch.random.fork_rng(devices=[]):
+        model = create(made, weights, architecture)
     device = comfy.model_management.text_encoder_device()
     dtype = dtype_on(device, sum(p.numel() for p in model.parameters()))
     patcher = comfy.model_patcher.ModelPatcher(model.to(dtype), device, comfy.model_management.text_encoder_offload_device())
@@ -293,6 +277,30 @@ def load(name: str, download: bool = False) -> OpenClip:
     interpolation = "bilinear" if seen["interpolation"] == "bilinear" else "bicubic"
     tokenize = open_clip().get_tokenizer(architecture)
     return OpenClip(name, patcher, tokenize, tuple(size), tuple(seen["mean"]), tuple(seen["std"]), interpolation, dtype)
+
+
+def fetched(made: Recipe) -> Path:
+    """The weights of a tag, downloaded."""
+    repository, names = made.repository
+    with downloading(repository, lambda name: name in names):
+        return Path(open_clip().download_pretrained(made.pretrained, cache_dir=str(home())))
+
+
+@contextmanager
+def downloading(repository: str, wanted: Callable[[str], bool]) -> Iterator[None]:
+    """Says in the log what is downloaded, how large it is, and from where. Raises ValueError for whatever goes wrong on the way."""
+    try:
+        hub = HfApi()
+        files = (file for file in hub.model_info(repository, files_metadata=True).siblings if wanted(file.rfilename))
+        named = ", ".join(f"{file.rfilename} ({(file.size or 0) / 1e6:.1f} MB)" for file in files)
+        logging.info("Load OpenCLIP downloads from %s/%s to %s: %s", hub.endpoint, repository, home(), named)
+        yield
+    except Exception as error:  # the Hub's client, its network library and the disk raise all kinds
+        said = shorten(str(error) or type(error).__name__, 180, placeholder=" ...").rstrip(".")
+        raise ValueError(
+            f"download is on, but {repository} on the Hugging Face Hub can't be downloaded: {said}; check the network and the disk, or save its files "
+            f"in models/{FOLDER}/{repository}."
+        ) from error
 
 
 def dtype_on(device: torch.device, parameters: int) -> torch.dtype:
@@ -307,16 +315,22 @@ def dtype_on(device: torch.device, parameters: int) -> torch.dtype:
 def with_local_files(made: Recipe) -> dict:
     """The config with folders on disk in place of Hub repositories, so that open_clip itself fetches nothing."""
     local = {}
-    for repository, _, name in made.on_hub():
+    for repository, _, name in hub_names(made.config):
         found = on_disk(repository, name)
-        local[repository] = str(found.parent if found else snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.model"], cache_dir=str(home())))
+        local[repository] = str(found.parent) if found else small_files_of(repository)
     return {**made.config, "text_cfg": {key: local.get(value, value) if isinstance(value, str) else value for key, value in made.config["text_cfg"].items()}}
+
+
+def small_files_of(repository: str) -> str:
+    """The folder of a tokenizer or a config, downloaded."""
+    with downloading(repository, lambda name: Path(name).suffix in SMALL):
+        return snapshot_download(repository, allow_patterns=[f"*{suffix}" for suffix in SMALL], cache_dir=str(home()))
 
 
 def register(config: dict) -> str:
     """Registers a config with open_clip under a name of its own, so that it replaces no other. Returns the name."""
     library, text = open_clip(), json.dumps(config, sort_keys=True)
-    name = f"bld-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    name = f"{REGISTERED}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if name not in library.list_models():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.json"
@@ -329,6 +343,7 @@ def create(made: Recipe, weights: Path, architecture: str) -> torch.nn.Module:
     """The model with its weights, in float32 on the CPU. Raises ValueError for weights that do not belong to this CLIP."""
     preprocess = {key: made.preprocess[key] for key in PREPROCESS if key in made.preprocess}
     try:
+        check_size(weights, architecture)
         if weights.suffix == ".safetensors" and transformers_layout.holds(names_in(weights)):
             model = from_transformers(made.config, weights, preprocess)
         else:
@@ -336,6 +351,30 @@ def create(made: Recipe, weights: Path, architecture: str) -> torch.nn.Module:
     except Exception as error:  # open_clip, torch, timm and safetensors raise all kinds for weights or configs that do not fit
         raise ValueError(why_not(made.name, weights, error)) from error
     return model.eval().requires_grad_(False)
+
+
+def check_size(weights: Path, architecture: str) -> None:
+    """Raises ValueError, before any memory is taken, for a model that is larger than its file or a file that unpacks to more than it is."""
+    size = weights.stat().st_size
+    if weights.suffix != ".safetensors" and zipfile.is_zipfile(weights):
+        with zipfile.ZipFile(weights) as archive:
+            if sum(member.file_size for member in archive.infolist()) > size:
+                raise ValueError("it is compressed, as no file of weights is")
+    # timm's architectures have the sizes that timm gives them.
+    config = open_clip().get_model_config(architecture)
+    if "timm_model_name" not in config["vision_cfg"]:
+        count = sum(weight.numel() for weight in without_memory(config).parameters())
+        if count > size:
+            raise ValueError(f"it has {count} weights, more than a file of {size} bytes holds")
+
+
+def without_memory(config: dict) -> torch.nn.Module:
+    """The model of a config, whose weights have shapes but no values."""
+    library, parts = open_clip(), {key: value for key, value in config.items() if key != "custom_text"}
+    custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
+    kind = library.CLIP if not custom else library.CoCa if "multimodal_cfg" in config else library.CustomTextCLIP
+    with torch.device("meta"):
+        return kind(**parts | {"text_cfg": parts["text_cfg"] | {"hf_model_pretrained": False}})
 
 
 def from_transformers(config: dict, weights: Path, preprocess: dict) -> torch.nn.Module:
@@ -372,7 +411,3 @@ def why_not(name: str, weights: Path, error: Exception) -> str:
     if not any(key.startswith("visual.") for key in keys) and not transformers_layout.holds(keys):
         return f"clip {name} is not a CLIP in open_clip's or transformers' layout: it has weights such as {max(keys, key=len, default='none')}."
     return f"clip {name} doesn't fit its architecture, so add its own open_clip config or rename it: {reason}"
-
-
-def no_tower(name: str, tower: str) -> str:
-    return f"clip {name} has no {tower} encoder, so it can't compare pictures with a prompt: choose a complete CLIP."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...bld import ranking
-from ..checks import as_picture
+from ..checks import as_picture, printable
 from .models import OpenClip
 
 
@@ -67,7 +67,9 @@ def cuts(clip: OpenClip, name: str, groups: list[list[str]]) -> list[str]:
     for group in groups:
         short = next((kept for phrase in group if (kept := clip.kept(phrase)) != phrase), None)
         if short is not None:
-            notes.append(f'{name} was cut after "... {" ".join(short.split()[-6:])}": this CLIP reads no further, so shorten it.')
+            # A prompt may hold what a terminal obeys, or a word of any length.
+            end = printable(" ".join(short.split()[-6:])[-200:])
+            notes.append(f'{name} was cut after "... {end}": this CLIP reads no further, so shorten it.')
     return notes
 
 
