@@ -78,12 +78,12 @@ class MaskSchedule:
     shares: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.masks.ndim < 4 or len(self.masks) != len(self.shares):
+        if self.masks.ndim < 4 or self.masks.numel() == 0 or len(self.masks) != len(self.shares):
             raise ValueError(
-                f"A mask schedule needs masks (stages, batch, height, width) and a share per stage, but has {list(self.masks.shape)} and {len(self.shares)}."
+                f"mask_schedule needs masks (stages, batch, height, width) and a share per stage, but has {list(self.masks.shape)} and {len(self.shares)}."
             )
-        if min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-6:
-            raise ValueError(f"A mask schedule has the shares {self.shares}, but they must be 0 or more and add up to 1.")
+        if not (min(self.shares) >= 0 and abs(sum(self.shares) - 1) <= 1e-6):
+            raise ValueError(f"mask_schedule has the shares {self.shares}, but they must be 0 or more and add up to 1.")
 
     @property
     def thin(self) -> Tensor:

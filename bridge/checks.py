@@ -7,6 +7,8 @@ from torch import Tensor
 
 # How far beyond 0..1 a mask may reach: bicubic resizing of a hard mask overshoots by up to 0.4453.
 OVERSHOOT = 0.45
+# Numbers in a tensor, 256 GiB of them in float32: one that claims more repeats a few without holding them, and any work on it would.
+MOST = 2**36
 
 
 def as_mask(mask: Tensor, name: str = "mask") -> Tensor:
@@ -38,7 +40,7 @@ def as_samples(latent: dict, name: str = "latent") -> Tensor:
         raise ValueError(f"{name} is a nested latent of audio and video: connect a latent of pictures or of video alone.")
     if samples.ndim == 3 or latent.get("type") == "audio":
         raise ValueError(f"{name} is an audio latent: connect a latent of pictures or video.")
-    if samples.ndim not in (4, 5) or samples.numel() == 0:
+    if samples.ndim not in (4, 5) or not 0 < samples.numel() <= MOST:
         raise ValueError(f"{name} has shape {list(samples.shape)}, but must be (batch, channels, height, width), for video with frames before the height.")
     if not torch.isfinite(samples).all():
         raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
@@ -62,11 +64,16 @@ def check_batch(count: int, batch: int, name: str, of: str) -> None:
 def as_picture(image: Tensor, name: str = "image") -> Tensor:
     """An IMAGE as (B, 3, H, W), float32; alpha is dropped.
 
-    Raises ValueError for another rank, fewer than three channels or NaN.
+    Raises ValueError for another rank, an empty side, fewer than three channels or NaN.
     """
-    if image.ndim != 4 or image.shape[-1] < 3:
+    if image.ndim != 4 or image.shape[-1] < 3 or image.numel() == 0:
         raise ValueError(f"{name} has shape {list(image.shape)}, but must be (batch, height, width, 3).")
     image = image[..., :3].float()
     if not torch.isfinite(image).all():
         raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
     return image.movedim(-1, 1).contiguous()
+
+
+def printable(text: str) -> str:
+    """A text in which control characters, and those that turn its direction, are written as their codes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode() for one in text)

@@ -177,7 +177,8 @@ def sampler_noise(name: str, x: Tensor, sigmas: Tensor, seeds: list[int]) -> Cal
     if name.startswith("dpmpp") and "_sde" in name:
         levels = sigmas[sigmas > 0]
         return k_diffusion.BrownianTreeNoiseSampler(x, levels.min(), levels.max(), seed=seeds, cpu=not name.endswith("_gpu"))
-    each = [k_diffusion.default_noise_sampler(x[i : i + 1], seed=seed) for i, seed in enumerate(seeds)]
+    # ComfyUI adds 1 to a seed on a CPU, and a generator takes less than 2^64.
+    each = [k_diffusion.default_noise_sampler(x[i : i + 1], seed=min(seed, 2**64 - 2)) for i, seed in enumerate(seeds)]
     return lambda sigma, sigma_next: torch.cat([one(sigma, sigma_next) for one in each])
 
 

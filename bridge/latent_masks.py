@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 
 import torch
 from comfy.sd import VAE
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from ..bld import masks
 from ..bld.schedule import MaskSchedule
-from .checks import as_samples, check_batch
+from .checks import as_mask, as_samples, check_batch
 from .mask_picture import resize_pictures
 from .vae.pixels import ratios_of
 
@@ -67,8 +69,12 @@ def fitted(schedule: MaskSchedule, samples: Tensor, name: str = "mask_schedule")
 
 
 def as_schedule(value) -> MaskSchedule:
-    """A MASK_SCHEDULE as ours, checked. Another pack's needs only `masks` and `shares`."""
-    return MaskSchedule(value.masks, tuple(value.shares))
+    """A MASK_SCHEDULE as ours. Another pack's needs only `masks` and `shares`. Raises ValueError for masks or shares that can't be used."""
+    if not isinstance(value.masks, Tensor) or not isinstance(value.shares, Sequence) or not all(isinstance(share, Real) for share in value.shares):
+        raise ValueError("mask_schedule must have masks as a tensor and shares as a list of numbers: connect Progressive Mask Dilate.")
+    # The masks first, which may be of any type and not of numbers.
+    masks = as_mask(value.masks.flatten(0, -3), "mask_schedule") if value.masks.ndim >= 4 else value.masks
+    return MaskSchedule(masks.view(value.masks.shape), tuple(map(float, value.shares)))
 
 
 def resize_for(

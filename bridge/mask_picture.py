@@ -26,7 +26,7 @@ def resize_pictures(mask: Tensor, small: Tensor, image: Tensor | None) -> Tensor
 
     Returns: an IMAGE, (B, H', W', 3) in 0..1. Raises ValueError for a picture of other proportions.
     """
-    pictures = [None] * len(small) if image is None else [part_of(image[i % len(image)][None], small.shape[-2:]) for i in range(len(small))]
+    pictures = [None] * len(small) if image is None else [part_of(image, i, small.shape[-2:]) for i in range(len(small))]
     drawn = []
     for picture, one, cells in zip(pictures, mask, small, strict=True):
         left = masks.kept(one[None], cells[None])[0]
@@ -36,10 +36,11 @@ def resize_pictures(mask: Tensor, small: Tensor, image: Tensor | None) -> Tensor
     return as_image(drawn)
 
 
-def part_of(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of an IMAGE (1, H, W, C) that is left in a latent of this size (h, w): (3, H', W')."""
+def part_of(image: Tensor, index: int, size: tuple[int, int]) -> Tensor:
+    """The part of one picture of an IMAGE (B, H, W, C), repeated if it has fewer, that is left in a latent of this size (h, w): (3, H', W')."""
+    picture = as_picture(image)[index % len(image)]
     try:
-        return masks.as_encoded(as_picture(image)[0], tuple(size))
+        return masks.as_encoded(picture, tuple(size))
     except ValueError:
         raise ValueError(f"image is {image.shape[2]}x{image.shape[1]}, which doesn't match the latent: connect the picture that the mask belongs to.") from None
 

@@ -43,9 +43,14 @@ def save_preview(picture: Tensor, folder: Path, name: str, longest: int, quality
         image = Image.fromarray((picture[..., :3].float().nan_to_num().clamp(0, 1) * 255).round().byte().cpu().numpy())
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         # Under its own name only when it is complete: another thread may save the same picture.
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            image.save(file, "JPEG", quality=quality, subsampling=0)
-        os.replace(file.name, path)
+        file = tempfile.NamedTemporaryFile(dir=folder, delete=False)
+        try:
+            with file:
+                image.save(file, "JPEG", quality=quality, subsampling=0)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
     return path.name
 
 

@@ -39,7 +39,7 @@ def stages_over_time(schedule: MaskSchedule, image: Tensor | None = None) -> Ten
     Returns: an IMAGE, (1, H, W, 3) in 0..1. Raises ValueError for a picture of other proportions.
     """
     shown = int((schedule.thin > 0).flatten(1).any(1).float().argmax())
-    picture = None if image is None else part_of(image[shown % len(image)][None], schedule.thin.shape[-2:])
+    picture = None if image is None else part_of(image, shown, schedule.thin.shape[-2:])
     tiles = [_tile(stage[shown], schedule.thin[shown], picture, caption) for stage, caption in zip(schedule.masks, captions(schedule), strict=True)]
     width, height = tiles[0].size
     sheet = Image.new("RGB", (width * min(len(tiles), COLUMNS), height * math.ceil(len(tiles) / COLUMNS)), GROUND)

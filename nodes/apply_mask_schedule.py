@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..bld.schedule import MaskSchedule
 from ..bridge.checks import as_samples
+from ..bridge.inputs import checked
 from ..bridge.latent_masks import as_schedule
 from ..bridge.older_comfyui import schema
 from ..bridge.sampling.stages import with_schedule
@@ -39,5 +40,6 @@ class ApplyMaskSchedule(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: ModelPatcher, mask_schedule: MaskSchedule, source: dict | None = None) -> io.NodeOutput:
         return io.NodeOutput(with_schedule(model, as_schedule(mask_schedule), as_samples(source, "source") if source is not None else None))

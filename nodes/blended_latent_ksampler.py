@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..bld.schedule import MaskSchedule
 from ..bld.seeds import MAX_CANDIDATES, MAX_SEED
+from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.sampling.pruning import Pruning
 from ..bridge.sampling.sampler import sample_candidates
@@ -156,6 +157,7 @@ class BlendedLatentKSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,

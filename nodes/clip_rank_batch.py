@@ -8,6 +8,7 @@ from torch import Tensor
 from ..bld import ranking
 from ..bridge.clip.models import OpenClip
 from ..bridge.clip.rank import rank
+from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY, OpenClipType
 
@@ -166,6 +167,7 @@ class ClipRankBatch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         images: Sequence[Tensor],

@@ -4,6 +4,7 @@ import comfy.sd
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY
 from ..bridge.vae.reconstruct import AUTO, DECODER, LATENT, reconstruct
@@ -167,6 +168,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict, keep_thin_edits: bool = False) -> io.NodeOutput:
         settings = {key: value for key, value in method.items() if key != "method"}
         node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..bridge.edit_report import measure_edits
+from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY
 
@@ -63,6 +64,7 @@ class EditReport(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, source: Tensor, edited: Tensor, mask: Tensor) -> io.NodeOutput:
         worst, report, error, shown = measure_edits(source, edited, mask)
         return io.NodeOutput(worst.background_psnr, worst.worst_block, worst.seam, worst.colour_shift, report, error, ui=shown)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..bld import masks
 from ..bridge.checks import as_mask
+from ..bridge.inputs import checked
 from ..bridge.latent_masks import resize_for
 from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY
@@ -80,6 +81,7 @@ class LatentMaskResize(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         mask: Tensor,

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..bridge.checks import printable
 from ..bridge.clip import models
+from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY, OpenClipType
 
@@ -42,9 +44,10 @@ class OpenClipLoader(io.ComfyNode):
         try:
             models.recipe(clip_name).check(download is not False)
         except (ValueError, ImportError) as error:
-            return str(error)
+            return printable(str(error))
         return True
 
     @classmethod
+    @checked
     def execute(cls, clip_name: str, download: bool = False) -> io.NodeOutput:
         return io.NodeOutput(models.load(clip_name, download))

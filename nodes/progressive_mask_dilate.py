@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..bld import masks, schedule
 from ..bridge.checks import as_mask
+from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.schedule_picture import stages_over_time
 from ..bridge.types import CATEGORY, MaskScheduleType
@@ -112,6 +113,7 @@ class ProgressiveMaskDilate(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         mask: Tensor,

@@ -7,6 +7,7 @@ from torch import Tensor
 from ..bld import ranking
 from ..bridge.clip.judge import judge_of
 from ..bridge.clip.models import OpenClip
+from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.sampling.pruning import Pruning
 from ..bridge.types import CATEGORY, OpenClipType, PruningType
@@ -76,6 +77,7 @@ class PruneCandidates(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         clip: OpenClip,

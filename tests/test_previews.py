@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -43,3 +45,20 @@ def test_alpha_and_nan_do_not_show():
     picture[0, 0] = torch.nan
     (file,) = save_previews([picture], 64)
     assert opened(file).mode == "RGB"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX limits")
+def test_a_picture_that_finds_no_room_leaves_no_file():
+    """A limit on the size of files fails as a full disk does."""
+    import resource
+
+    folder = Path(folder_paths.get_temp_directory()) / "blended_latent_diffusion"
+    folder.mkdir(parents=True, exist_ok=True)
+    before, limits = set(folder.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            save_previews([torch.rand(256, 256, 3)], 256)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert set(folder.iterdir()) == before

@@ -18,7 +18,7 @@ from test_decoder_tails import latent, vae_of
 from torch import Tensor
 
 from blended_latent_diffusion.bridge.vae import fit
-from blended_latent_diffusion.bridge.vae.reconstruct import METHODS
+from blended_latent_diffusion.bridge.vae.reconstruct import METHODS, reconstruct
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 
 SIDE = 48
@@ -83,9 +83,11 @@ def test_without_steps_or_without_a_background_the_latent_stays(vae, plain, chan
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("method, rate", [(DECODER, 1.0), (DECODER, 0.1), (LATENT, 1000.0)], ids=["decoder, 1", "decoder, 0.1", "latent"])
 def test_a_rate_that_is_far_too_high_leaves_what_was_best_and_says_so(vae, count, method, rate):
-    """For the latent the untouched decode, for the decoder what it drew before its first step."""
+    """For the latent the untouched decode, for the decoder what it drew before its first step. The node allows no rate over 1."""
     z = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6).flip(-1)])[:count]
-    image, _, report = run(vae, method | {"learning_rate": rate, "iterations": 12}, z=z)
+    settings = {key: value for key, value in method.items() if key != "method"} | {"learning_rate": rate, "iterations": 12}
+    with torch.inference_mode():
+        image, _, report, _ = reconstruct({"samples": z}, vae, source(), box(), method["method"], settings)
     assert "diverged, so the best state was restored; try a lower learning_rate" in report
     assert method is LATENT or int(re.search(r"(\d+) steps", report)[1]) < 12, "a decoder never comes back: it stops"
     with torch.inference_mode():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...bld import ranking
-from ..checks import as_mask, as_picture, check_batch
+from ..checks import as_mask, as_picture, check_batch, printable
 from ..sampling.dropped import KEY as DROPPED
 from ..sampling.seeds import seeds_of
 from .gallery import gallery
@@ -86,7 +86,7 @@ def rank(
     notes = [
         *cuts(ranker, "prompt", wanted),
         *cuts(ranker, "negative_prompt", unwanted),
-        *([f"pick is {one(pick, 'pick')}, so top_k and min_score don't count."] if picks else left_out(scores, *limits)),
+        *([f"pick is {printable(one(pick, 'pick'))}, so top_k and min_score don't count."] if picks else left_out(scores, *limits)),
     ]
     for note in notes:
         logging.warning("CLIP Rank Batch: %s", note)
@@ -121,7 +121,8 @@ def one(values: Sequence[Any], name: str) -> Any:
 def pictures_of(batches: Sequence[Tensor], name: str = "images") -> list[Tensor]:
     """Every picture of a list of batches, (H, W, C) each, NaN included. Raises ValueError if there is none, and for another shape."""
     for batch in batches:
-        as_picture(batch[:1].nan_to_num(), name)
+        if batch.ndim != 4 or len(batch) > 0:
+            as_picture(batch[:1].nan_to_num(), name)
     pictures = [picture for batch in batches for picture in batch]
     if not pictures:
         raise ValueError(f"{name} is empty: connect at least one picture.")

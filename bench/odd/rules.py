@@ -1,0 +1,251 @@
+"""What must hold after a case: a right result, or one sentence that names an input; and nothing else has changed."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import nodes as host
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.odd.cases import CHAINS, NODES, Case, HostRefused
+from bench.odd.values import parts
+from blended_latent_diffusion.bld.masks import cropped
+from blended_latent_diffusion.bridge.previews import digest
+
+RIGHT, REFUSED, BY_HOST = "right result", "one sentence", "as ComfyUI's own nodes"
+Outputs = Any
+
+
+class Finding(AssertionError):
+    """A case that ended in none of the ways that it may."""
+
+
+def run(case: Case) -> str:
+    """Runs a case and returns how it ended. Raises Finding."""
+    with torch.inference_mode():
+        given = case.make()
+        before, world = kept(given), state()
+        try:
+            outcome = settle(case, given)
+        except HostRefused:
+            outcome = BY_HOST
+        check(kept(given) == before, "an input has changed")
+        now = state()
+        check(now == world, f"changed: {', '.join(name for name in world if now[name] != world[name])}")
+    return outcome
+
+
+def settle(case: Case, given: dict[str, Any]) -> str:
+    """The case itself."""
+    try:
+        result = CHAINS[case.name][0](**given) if case.name in CHAINS else NODES[case.name].execute(**given).args
+    except ValueError as error:
+        check(type(error) is ValueError, f"{type(error).__name__}: {error}")
+        check_sentence(str(error), names(case))
+        return REFUSED
+    except HostRefused:
+        raise
+    except Exception as error:
+        if case.name == "BlendedLatentKSampler" and refused_by_host(given, error):
+            return BY_HOST
+        raise Finding(f"{type(error).__name__}: {error}") from error
+    RULES[case.name](given, result)
+    return RIGHT
+
+
+def refused_by_host(given: dict[str, Any], error: Exception) -> bool:
+    """Whether ComfyUI's own KSampler fails in the same way with this model, these prompts and this latent."""
+    latent = {"samples": given["latent_image"]["samples"].float()}
+    try:
+        host.common_ksampler(given["model"], 1, 1, 4.0, "euler", "normal", given["positive"], given["negative"], latent)
+    except Exception as theirs:
+        return type(theirs) is type(error)
+    return False
+
+
+def check(right: bool, what: str) -> None:
+    """Raises Finding."""
+    if not right:
+        raise Finding(what)
+
+
+def names(case: Case) -> set[str]:
+    """The inputs that a sentence may name."""
+    nodes = NODES.values() if case.name in CHAINS else [NODES[case.name]]
+    declared = [one for node in nodes for one in node.define_schema().inputs]
+    inner = [one for combo in declared for option in (getattr(combo, "options", None) or []) for one in getattr(option, "inputs", [])]
+    return {one.id for one in (*declared, *inner)}
+
+
+def check_sentence(text: str, inputs: set[str]) -> None:
+    """One sentence, of printable characters, with the name of an input."""
+    check(text.endswith(".") and not re.search(r"[.!?]\s+[A-Z]", text) and len(text) < 500, f"not one sentence: {text}")
+    check(text.isprintable(), f"not printable: {text!r}")
+    check(any(re.search(rf"(?<!\w){name}(?!\w)", text) for name in inputs), f"names no input: {text}")
+
+
+# --- What may not change ---
+
+
+def kept(value: Any) -> Any:
+    """A copy of what a value holds, as deep as workflows nest."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.flatten().clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, Mapping):
+        return {key: kept(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [kept(one) for one in value]
+    if getattr(value, "is_nested", False):
+        return [kept(one) for one in value.unbind()]
+    if hasattr(value, "masks") and hasattr(value, "shares"):
+        return kept(value.masks), repr(value.shares)
+    return id(value)
+
+
+def state() -> dict[str, Any]:
+    """Everything outside the inputs that a node could leave changed, but for the weights, see `weights`."""
+    model = parts().model
+    patches = {name: repr(getattr(model, name)) for name in ("model_options", "patches", "object_patches", "wrappers", "callbacks", "additional_models")}
+    # ComfyUI's bars of progress keep one, which watches them.
+    threads = [one.name for one in threading.enumerate() if type(one).__name__ != "TMonitor"]
+    # ComfyUI's own previews draw their files' names from Python's generator, so that one moves.
+    return patches | {"torch's random state": kept(torch.get_rng_state()), "numpy's": repr(np.random.get_state()), "threads": threads}
+
+
+def weights() -> dict[str, str]:
+    """A fingerprint of all weights of the models that the cases use."""
+    loaded = parts()
+    modules = {"model": loaded.model.model, "vae": loaded.vae.first_stage_model, "clip": loaded.clip.patcher.model, "text": loaded.text.cond_stage_model}
+    return {name: digest(torch.cat([weight.flatten().double() for weight in module.state_dict().values()])) for name, module in modules.items()}
+
+
+# --- What is right ---
+
+
+def in_range(values: Tensor) -> bool:
+    """Whether all values are in 0..1."""
+    return bool(torch.isfinite(values).all()) and float(values.min()) >= 0 and float(values.max()) <= 1
+
+
+def resized(given: dict[str, Any], out: Outputs) -> None:
+    """Latent Mask Resize."""
+    mask, latent, report = out
+    samples = given["latent"]["samples"]
+    check(mask.shape[-2:] == samples.shape[-2:] and in_range(mask), "mask: shape or range")
+    check(latent["samples"] is samples and set(latent) == {*given["latent"], "noise_mask"}, "latent: what was in it")
+    check(latent["noise_mask"].shape[-2:] == samples.shape[-2:], "noise_mask: shape")
+    if given.get("mode", "max") == "max" and not given.get("invert"):
+        check("every painted pixel kept" in report or "frames" in report, f"report: {report}")
+
+
+def shrunk(given: dict[str, Any], out: Outputs) -> None:
+    """Progressive Mask Dilate."""
+    schedule, stages = out
+    mask = given["mask"] if given["mask"].ndim == 3 else given["mask"][None]
+    check(torch.equal(schedule.thin, mask.float().clamp(0, 1)), "the last stage is the mask")
+    check(in_range(schedule.masks) and bool((schedule.masks[:-1] >= schedule.masks[1:]).all()), "masks: range or order")
+    check(len(stages) == schedule.masks.shape[0] * schedule.masks.shape[1] and math.isclose(sum(schedule.shares), 1), "stages or shares")
+
+
+def exact(drawn: dict[str, Any], source: Tensor) -> None:
+    """The background of a sampled LATENT is the source's, bit for bit, and the rest is of numbers."""
+    samples, rows = drawn["samples"], len(drawn["samples"]) // len(source)
+    source = source.to(samples).repeat_interleave(rows, 0)
+    check(samples.shape == source.shape, f"samples have shape {list(samples.shape)}")
+    if "noise_mask" in drawn:
+        mask = drawn["noise_mask"]
+        outside = (mask if mask.ndim == samples.ndim else mask[:, None]).to(samples).expand(len(samples), samples.shape[1], *samples.shape[2:]) == 0
+        check(torch.equal(samples[outside], source[outside]), "the background has changed")
+
+
+def sampled(given: dict[str, Any], out: Outputs) -> None:
+    """Blended Latent KSampler."""
+    latent, seeds = out
+    if latent["samples"].shape[1] == given["latent_image"]["samples"].shape[1]:
+        exact(latent, given["latent_image"]["samples"])
+    check(len(seeds) == len(latent["samples"]) == len(latent["batch_index"]) and all(0 <= seed < 2**64 for seed in seeds), "seeds")
+
+
+def patched(given: dict[str, Any], out: Outputs) -> None:
+    """Apply Mask Schedule."""
+    check(out[0] is not given["model"] and out[0].model is given["model"].model, "the model is a patched clone")
+
+
+def reconstructed(given: dict[str, Any], out: Outputs) -> None:
+    """Decoder Finetune Reconstruct."""
+    picture, vae, report = out[:3]
+    side = [8 * cells for cells in given["samples"]["samples"].shape[-2:]]
+    check(list(picture.shape) == [len(given["samples"]["samples"]), *side, 3] and bool(torch.isfinite(picture).all()), "picture: shape or range")
+    check(vae.latent_channels == given["vae"].latent_channels and report, "vae or report")
+    if given["method"]["method"] != "latent" and not given.get("keep_thin_edits"):
+        unmasked_is_source(picture, given["image"], given["mask"])
+
+
+def unmasked_is_source(picture: Tensor, image: Tensor, mask: Tensor) -> None:
+    """Outside the mask, a picture is the source as VAE Encode crops it."""
+    cells = [side // 8 for side in picture.shape[1:3]]
+    source = cropped(image[..., :3].movedim(-1, 1), cells, 8).to(picture)
+    mask = cropped(mask if mask.ndim == 3 else mask[None], cells, 8)
+    outside = (mask == 0).expand(len(picture), -1, -1)
+    check(torch.equal(picture[outside], source.movedim(1, -1).expand_as(picture)[outside]), "the background has changed")
+
+
+def reported(given: dict[str, Any], out: Outputs) -> None:
+    """Edit Report."""
+    figures, report, error = out[:4], out[4], out[5]
+    check(all(isinstance(one, float) for one in figures), "figures")
+    json.loads(report)
+    check(error.ndim == 4 and len(error) == len(given["edited"]) and in_range(error), "error picture")
+
+
+def loaded(given: dict[str, Any], out: Outputs) -> None:
+    """Load OpenCLIP."""
+    check(given["clip_name"] == "bld_demo_clip.safetensors" and out[0].name == given["clip_name"], "another model than asked for")
+
+
+def ranked(given: dict[str, Any], out: Outputs) -> None:
+    """CLIP Rank Batch."""
+    images, latents, scores, order, report = out[:5]
+    pictures = [picture for batch in given["images"] for picture in batch]
+    returned = [picture for batch in images for picture in batch]
+    check(len(returned) == len(scores) == len(order) == len(set(order)), "as many of each")
+    check(all(kept(one) == kept(pictures[index]) for one, index in zip(returned, order, strict=True)), "the pictures are those of the order")
+    if not given.get("pick") or given["pick"] == [""]:
+        finite = [score for score in scores if not math.isnan(score)]
+        check(finite == sorted(finite, reverse=True) and scores[: len(finite)] == finite, "best first")
+    check(report.replace("\n", "").isprintable(), "report: not printable")
+
+
+def to_prune(given: dict[str, Any], out: Outputs) -> None:
+    """Prune Candidates."""
+    shares = out[0].shares
+    check(list(shares) == sorted(shares) and all(0 <= share < 1 for share in shares) and len(shares) >= 1, "shares")
+
+
+def edited(given: dict[str, Any], out: dict[str, Any]) -> None:
+    """The chains that end in a LATENT, and what they made of it."""
+    exact(out["drawn"], out["latent"]["samples"])
+    if "picture" in out:
+        unmasked_is_source(out["picture"], given["image"], given["mask"])
+        check(len(out["best"][3]) == len(out["picture"]), "all pictures are ranked")
+
+
+RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {
+    "LatentMaskResize": resized,
+    "ProgressiveMaskDilate": shrunk,
+    "BlendedLatentKSampler": sampled,
+    "ApplyMaskSchedule": patched,
+    "DecoderFinetuneReconstruct": reconstructed,
+    "OpenClipLoader": loaded,
+    "ClipRankBatch": ranked,
+    "PruneCandidates": to_prune,
+    "EditReport": reported,
+    **dict.fromkeys(CHAINS, edited),
+}
