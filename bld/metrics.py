@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import kornia.color
@@ -48,8 +49,12 @@ def background_psnr(x_hat: Tensor, x: Tensor, m: Tensor) -> float:
         x: (B or 1, C, H, W) in 0..1.
         m: (B or 1, H, W) in 0..1; pixels with m = 0 count. NaN where there are none.
     """
-    outside = (m == 0)[:, None].expand(len(x_hat), x_hat.shape[1], -1, -1)
-    return psnr(float((x_hat - x).square()[outside].double().mean()))
+    total, count = 0.0, 0
+    for i, picture in enumerate(x_hat):
+        outside = (m[i % len(m)] == 0).expand_as(picture)
+        total += float((picture - x[i % len(x)]).square()[outside].double().sum())
+        count += int(outside.sum())
+    return psnr(total / count) if count else math.nan
 
 
 def ring_psnr(x_hat: Tensor, x: Tensor, m: Tensor, width: int) -> float:
@@ -97,19 +102,54 @@ def seam_map(x_hat: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     Arguments as for `seam`. Returns: (B, 1, H, W) each.
     """
     weight, edit = steps(x_hat, m)
-    return weight, LEVELS * (edit - steps(x, m)[1]).clamp(min=0)
+    return weight, LEVELS * (size(edit) - size(steps(x, m)[1])).clamp(min=0)
+
+
+def flicker(x_hat: Tensor, x: Tensor, m: Tensor) -> Iterator[float]:
+    """How much the step across the mask's edge changes from each frame of a video to the next beyond the source's own change, in 8-bit levels.
+
+    0 for the source and for a seam that stays as it is, about c where a patch goes c levels up or down. The step is that of
+    `seam`, with its sign and for each channel. Where the mask moves, places count that are near its edge in both frames.
+
+    Args:
+        x_hat: (T, C, H, W) in 0..1.
+        x: (T or 1, C, H, W) in 0..1.
+        m: (T or 1, H, W) in 0..1.
+
+    Yields: a figure for each frame against the one before, so NaN for the first, and where the two masks have no edge in common.
+    """
+    before = None
+    for i, picture in enumerate(x_hat):
+        source, mask = (t[i % len(t)][None] for t in (x, m))
+        weight, edit = steps(picture[None], mask)
+        now = around(weight), edit, steps(source, mask)[1]
+        yield math.nan if before is None else change(before, now)
+        before = now
+
+
+def change(before: tuple[Tensor, Tensor, Tensor], now: tuple[Tensor, Tensor, Tensor]) -> float:
+    """`flicker` between two frames. Of each: how much edge there is around a pixel, and the mean steps of the edit and of the source."""
+    (weight, *steps_before), (weight_now, *steps_now) = before, now
+    weight = torch.minimum(weight, weight_now).double()
+    edit, source = (size(last - first) for first, last in zip(steps_before, steps_now, strict=True))
+    total = float(weight.sum())
+    return LEVELS * float(((edit - source).clamp(min=0) * weight).sum()) / total if total else math.nan
+
+
+def size(step: Tensor) -> Tensor:
+    """The root mean square over the channels: (B, C, H, W) -> (B, 1, H, W)."""
+    return step.square().mean(1, keepdim=True).sqrt()
 
 
 def steps(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """How far the mask m (B, H, W) tells each pixel from the next, and the size of the mean step of x (B, C, H, W) there: (B, 1, H, W) each."""
+    """How far the mask m (B, H, W) tells each pixel from the next, (B, 1, H, W), and the mean step of x (B, C, H, W) there, (B, C, H, W)."""
     weight = m.new_zeros(len(m), 1, *m.shape[-2:])
     step = x.new_zeros(max(len(x), len(m)), *x.shape[1:])
     for axis in (-2, -1):
         apart, inside = m[:, None].diff(dim=axis), x.diff(dim=axis)
         weight.narrow(axis, 0, apart.shape[axis]).add_(apart.abs())
         step.narrow(axis, 0, apart.shape[axis]).add_(inside * apart)
-    mean = around(step) / around(weight).clamp(min=1e-9)
-    return weight, mean.square().mean(1, keepdim=True).sqrt()
+    return weight, around(step) / around(weight).clamp(min=1e-9)
 
 
 def around(values: Tensor) -> Tensor:

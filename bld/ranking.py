@@ -12,6 +12,8 @@ from torch import Tensor
 from .metrics import LEVELS, background_psnr, seam
 
 SCOPES = ("masked", "box", "whole")
+# A video is judged by so many of its frames.
+SAMPLED = 4
 NO_MIN_SCORE = -100.0
 
 # {} is the prompt. Several wordings of one thing, averaged, name it better than one (CLIP, Radford et al. 2021, section 3.1.4).
@@ -51,6 +53,12 @@ def seam_error(x_hat: Tensor, x: Tensor, m: Tensor) -> float:
 
 # What makes an edited picture unreal apart from its content: each a function (x_hat, x, m) -> parts of the pixel range, 0 is perfect.
 ERRORS: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {"background": background_error, "seam": seam_error}
+
+
+def sampled(frames: int) -> list[int]:
+    """The frames that a video is judged by, spread over it: the middle of each of SAMPLED equal parts; all, if it has no more."""
+    count = min(SAMPLED, frames)
+    return [frames * (2 * part + 1) // (2 * count) for part in range(count)]
 
 
 def mask_box(m: Tensor, context: float = 0.0) -> tuple[slice, slice]:

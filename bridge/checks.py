@@ -47,18 +47,24 @@ def as_samples(latent: dict, name: str = "latent") -> Tensor:
     return samples
 
 
-def as_image_samples(latent: dict, name: str = "latent") -> Tensor:
-    """As `as_samples`, of pictures only: (B, C, h, w) or with one frame (B, C, 1, h, w). Raises ValueError for a video."""
-    samples = as_samples(latent, name)
-    if samples.ndim == 5 and samples.shape[2] != 1:
-        raise ValueError(f"{name} is a video of {samples.shape[2]} latent frames, but this node only takes pictures: connect a latent of pictures.")
-    return samples
+def check_batch(count: int, batch: int, name: str, of: str, frames: int = 1) -> None:
+    """One for all or one each: raises ValueError for any other count, so that nothing is cycled or cut silently.
 
-
-def check_batch(count: int, batch: int, name: str, of: str) -> None:
-    """One for all or one each: raises ValueError for any other count, so that nothing is cycled or cut silently."""
-    if count not in (1, batch):
+    frames: where the batch is videos, one after the other, of so many frames each, those of one video serve for all, too.
+    """
+    if count in (1, frames, batch):
+        return
+    if frames == 1:
         raise ValueError(f"{name} has {count} in its batch, but {of} has {batch}: connect one for all or one for each.")
+    each = f", or all {batch}" if batch > frames else ""
+    raise ValueError(f"{name} has {count} in its batch, but {of} has {batch} frames in videos of {frames}: connect 1 for all, {frames} for each video{each}.")
+
+
+def frames_of(frames: int, batch: int, of: str) -> int:
+    """How many frames each video of a batch has, where 0 stands for all of them. Raises ValueError where the batch is no whole number of videos."""
+    if frames > 0 and batch % frames:
+        raise ValueError(f"frames is {frames}, but {of} has {batch} pictures, which is not a multiple of it: set it to the frames of each video, or to 0.")
+    return frames or batch
 
 
 def as_picture(image: Tensor, name: str = "image") -> Tensor:
@@ -69,7 +75,8 @@ def as_picture(image: Tensor, name: str = "image") -> Tensor:
     if image.ndim != 4 or image.shape[-1] < 3 or image.numel() == 0:
         raise ValueError(f"{name} has shape {list(image.shape)}, but must be (batch, height, width, 3).")
     image = image[..., :3].float()
-    if not torch.isfinite(image).all():
+    # One by one: the frames of a video are many.
+    if not all(torch.isfinite(one).all() for one in image):
         raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
     return image.movedim(-1, 1).contiguous()
 

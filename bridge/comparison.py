@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..bld.edges import Region
 from ..bld.masks import dilate
-from ..bld.metrics import EditFigures, figures, seam_map
+from ..bld.metrics import EditFigures, figures, flicker, seam_map
 from .previews import save_previews
 
 # No 8-bit picture gets there without being the source: one pixel of 4096x4096, one level off, is at 120 dB.
@@ -29,7 +29,7 @@ NO_SEAM, STRONG = (0.1, 0.8, 0.35), (1.0, 0.1, 0.15)
 
 
 def comparison(
-    x_hat: Tensor, x: Tensor, m: Tensor, decode: Tensor | None = None, known: Sequence[EditFigures] = (), **more: object
+    x_hat: Tensor, x: Tensor, m: Tensor, decode: Tensor | None = None, known: Sequence[dict] = (), frames: int = 1, **more: object
 ) -> dict[str, list]:
     """The `ui` output for the display of js/compare.js.
 
@@ -38,23 +38,30 @@ def comparison(
         x: (B or 1, 3, H, W), the source.
         m: (B or 1, H, W).
         decode: (B, 3, H, W), what a plain decode gives, if there is one.
-        known: the figures of x_hat, where they are measured already.
+        known: the figures of each x_hat as in the JSON of Edit Report, where they are measured already.
+        frames: of each video, 1 for pictures.
         more: what else the display says: `method`, `seconds`, `report`.
 
-    Returns: under "comparison" one dict: `count` of the batch, and of its first SHOWN `pictures` the `files` and `figures` (as in
-    the JSON of Edit Report), both by the name of the layer.
+    Returns: under "comparison" one dict: `count` of the batch, and of its first SHOWN `pictures`, or of as many frames from first to
+    last, the `number`, and `files` and `figures` (as in the JSON of Edit Report) by the name of the layer.
     """
     pictures = []
-    for i in range(min(len(x_hat), SHOWN)):
+    for i in shown_of(len(x_hat), frames):
         result, source, mask = (t[i % len(t)][None].cpu().float() for t in (x_hat, x, m))
         edits = {} if decode is None else {"decode": decode[i][None].cpu().float()}
-        measured = {name: measure(one, source, mask) for name, one in edits.items()}
-        measured["result"] = known[i] if known else measure(result, source, mask)
+        measured = {name: rounded(measure(one, source, mask)) for name, one in edits.items()}
+        measured["result"] = known[i] if known else rounded(measure(result, source, mask))
         layers = {name: one[0].movedim(0, -1) for name, one in {"source": source, **edits, "result": result}.items()}
         layers |= {"error": error_map(result, source, mask), "seam": seam_picture(result, source, mask)}
         files = dict(zip(layers, save_previews(list(layers.values()), LONGEST, QUALITY), strict=True))
-        pictures.append({"files": files, "figures": {name: rounded(one) for name, one in measured.items()}})
+        pictures.append({"number": i + 1, "files": files, "figures": measured})
     return {"comparison": [{"count": len(x_hat), "pictures": pictures, **more}]}
+
+
+def shown_of(count: int, frames: int) -> list[int]:
+    """Which of a batch the browser shows: the first pictures, which may be the best, or of videos, frames from the first to the last."""
+    most = min(count, SHOWN)
+    return list(range(most)) if frames == 1 else [(count - 1) * i // (most - 1) for i in range(most)]
 
 
 def measure(x_hat: Tensor, x: Tensor, m: Tensor) -> EditFigures:
@@ -63,9 +70,22 @@ def measure(x_hat: Tensor, x: Tensor, m: Tensor) -> EditFigures:
     return EditFigures(**{name: min(value, MOST_DB) if value == math.inf else value for name, value in found.items()})
 
 
-def rounded(one: EditFigures) -> dict[str, float | None]:
-    """The figures by name, rounded to four digits. None means that there was nothing to measure."""
-    return {name: None if math.isnan(value) else round(value, 4) for name, value in asdict(one).items()}
+def flickers_of(x_hat: Tensor, x: Tensor, m: Tensor, frames: int) -> list[float]:
+    """The flicker of each frame of videos, NaN for the first of each and for pictures. x and m: one, those of one video, or one each."""
+    if frames == 1:
+        return [math.nan] * len(x_hat)
+    starts = range(0, len(x_hat), frames)
+    return [value for i in starts for value in flicker(x_hat[i : i + frames], *(t[i % len(t) :][:frames] for t in (x, m)))]
+
+
+def most_of(values: Sequence[float]) -> float:
+    """The largest value that is not NaN; NaN if there is none."""
+    return max((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+def rounded(one: EditFigures, **more: float) -> dict[str, float | None]:
+    """The figures by name, and more, rounded to four digits. None means that there was nothing to measure."""
+    return {name: None if math.isnan(value) else round(value, 4) for name, value in (asdict(one) | more).items()}
 
 
 def error_map(x_hat: Tensor, x: Tensor, m: Tensor) -> Tensor:

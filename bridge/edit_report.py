@@ -14,18 +14,20 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..bld.metrics import EditFigures
-from .checks import as_mask, as_picture, check_batch
-from .comparison import AMPLIFY, comparison, error_map, measure, rounded
+from .checks import as_mask, as_picture, check_batch, frames_of
+from .comparison import AMPLIFY, comparison, error_map, flickers_of, measure, most_of, rounded
 
 
-def measure_edits(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[EditFigures, str, Tensor, dict]:
-    """The worst figures of edited pictures, all figures as JSON, an IMAGE of the errors, and the `ui` output.
+def measure_edits(source: Tensor, edited: Tensor, mask: Tensor, frames: int = 1) -> tuple[EditFigures, float, str, Tensor, dict]:
+    """The worst figures of edited pictures, the worst flicker, all figures as JSON, an IMAGE of the errors, and the `ui` output.
 
-    Args: source, edited: IMAGE. mask: MASK at the source's size. Raises ValueError if sizes or batches do not fit together.
+    Args: source, edited: IMAGE. mask: MASK at the source's size. frames: of each video, 1 for pictures, which have no flicker, 0 for one video of all.
+    Raises ValueError if sizes or batches do not fit together.
     """
     x_hat, x, m = as_picture(edited, "edited").cpu(), as_picture(source, "source").cpu(), as_mask(mask).cpu()
-    check_batch(len(x), len(x_hat), "source", "edited")
-    check_batch(len(m), len(x_hat), "mask", "edited")
+    frames = frames_of(frames, len(x_hat), "edited")
+    check_batch(len(x), len(x_hat), "source", "edited", frames)
+    check_batch(len(m), len(x_hat), "mask", "edited", frames)
     size = x_hat.shape[-2:]
     x, m = crop_as_encoded(x, size, "source"), crop_as_encoded(m, size, "mask")
 
@@ -37,8 +39,12 @@ def measure_edits(source: Tensor, edited: Tensor, mask: Tensor) -> tuple[EditFig
         measured.append(measure(*one))
         errors.append(error_picture(*one))
         bar.update(1)
-    worst = worst_of(measured)
-    return worst, as_json(measured, worst), torch.cat(errors), comparison(x_hat, x, m, known=measured)
+    worst, flickers = worst_of(measured), flickers_of(x_hat, x, m, frames)
+    most = most_of(flickers)
+    each = [rounded(one, flicker=value) for one, value in zip(measured, flickers, strict=True)]
+    # null means that there was nothing to measure.
+    report = json.dumps({"worst": rounded(worst, flicker=most), "pictures": each}, indent=1, allow_nan=False)
+    return worst, most, report, torch.cat(errors), comparison(x_hat, x, m, known=each, frames=frames)
 
 
 def crop_as_encoded(pixels: Tensor, size: tuple[int, int], name: str) -> Tensor:
@@ -63,11 +69,6 @@ def worst_of(measured: list[EditFigures]) -> EditFigures:
         pick = min if field.name in ("background_psnr", "worst_block") else max
         worst[field.name] = pick(values, default=math.nan)
     return EditFigures(**worst)
-
-
-def as_json(measured: list[EditFigures], worst: EditFigures) -> str:
-    """All figures as JSON; null means that there was nothing to measure."""
-    return json.dumps({"worst": rounded(worst), "pictures": [rounded(one) for one in measured]}, indent=1, allow_nan=False)
 
 
 def error_picture(x_hat: Tensor, x: Tensor, m: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The socket types that travel between our nodes, and the category of the nodes."""
+"""The socket types that travel between our nodes, the category of the nodes, and an input that several of them have."""
 
 from __future__ import annotations
 
@@ -9,3 +9,16 @@ CATEGORY = "Blended Latent Diffusion"
 MaskScheduleType = io.Custom("MASK_SCHEDULE")
 OpenClipType = io.Custom("OPEN_CLIP")
 PruningType = io.Custom("CANDIDATE_PRUNING")
+
+
+def frames_input(why: str) -> io.Input:
+    """How the pictures of a batch are frames of videos, see `checks.frames_of`."""
+    return io.Int.Input(
+        "frames",
+        default=1,
+        min=0,
+        max=1 << 20,
+        optional=True,
+        advanced=True,
+        tooltip=f"If the pictures are the frames of videos: how many each video has, {why}. 0: all of them are one video. 1: separate pictures.",
+    )

@@ -16,6 +16,7 @@ const FIGURES = [
   ["worst_block", "Worst block", "dB", "The same for the worst 16x16 pixels of the background."],
   ["seam", "Seam", "levels", "How visible the mask's edge is, in levels of 255. Below 1 or 2 is good."],
   ["colour_shift", "Color shift", "ΔE00", "How much the background's colors changed. 1 is just visible."],
+  ["flicker", "Flicker", "levels", "How much the seam changed since the frame before, beyond the source's own change. 0 means steady."],
 ];
 const EMPTY_HEIGHT = 28;
 const HEIGHT = 370;
@@ -66,7 +67,7 @@ function createComparison(node) {
   after.onload = () => frame.style.setProperty("--ratio", after.naturalWidth / after.naturalHeight);
 
   function draw() {
-    const { files, figures: measured, run } = pages[page];
+    const { files, figures: measured, number, run } = pages[page];
     const shown = Object.keys(LAYERS).filter((key) => files[key]);
     if (!shown.includes(layer)) layer = shown[0];
     tabs.replaceChildren(
@@ -83,7 +84,7 @@ function createComparison(node) {
     after.src = fileUrl(files.result);
     before.src = fileUrl(files[layer]);
     name.textContent = LAYERS[layer][0];
-    pager.replaceChildren(...(pages.length > 1 ? [turn("‹", -1), `${page + 1} of ${run.count}`, turn("›", 1)] : []));
+    pager.replaceChildren(...(pages.length > 1 ? [turn("‹", -1), `${number} of ${run.count}`, turn("›", 1)] : []));
     figures.replaceChildren(...rows(measured));
     cost.textContent = run.method ? `${run.method}, ${run.seconds.toFixed(run.seconds < 10 ? 1 : 0)} s` : "";
     cost.title = run.report ?? "";
@@ -140,7 +141,7 @@ function rows(measured) {
   const head = element("tr", {}, element("th"), ...columns.map((key) => element("th", {}, key === "decode" ? "Decode" : "Result")));
   return [
     head,
-    ...FIGURES.map(([key, label, unit, help]) =>
+    ...FIGURES.filter(([key]) => key !== "flicker" || typeof measured.result[key] === "number").map(([key, label, unit, help]) =>
       element(
         "tr",
         { title: help, dataset: { figure: key } },

@@ -10,7 +10,7 @@ from ..bridge.clip.models import OpenClip
 from ..bridge.clip.rank import rank
 from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
-from ..bridge.types import CATEGORY, OpenClipType
+from ..bridge.types import CATEGORY, OpenClipType, frames_input
 
 # Chosen by bench/ranking.py on the demo model.
 MIX = {"masked": 1.0, "box": 4.0, "whole": 2.0}
@@ -144,6 +144,7 @@ class ClipRankBatch(io.ComfyNode):
                     tooltip="The candidates to return instead of the best, such as 3,0. Click them in the gallery below after a run. Counting starts at 0, as "
                     "in the report. Empty: the best, as top_k and min_score say.",
                 ),
+                frames_input("so that each is ranked as a whole, by four of its frames. Not needed if latents of a video model are connected"),
             ],
             outputs=[
                 io.Image.Output(
@@ -184,6 +185,7 @@ class ClipRankBatch(io.ComfyNode):
         prompt_templates: Sequence[str] = ("none",),
         against_lettering: Sequence[bool] = (False,),
         pick: Sequence[str] = ("",),
+        frames: Sequence[int] = (1,),
     ) -> io.NodeOutput:
         ranked = rank(
             images,
@@ -200,5 +202,6 @@ class ClipRankBatch(io.ComfyNode):
             prompt_templates,
             against_lettering,
             pick,
+            frames,
         )
         return io.NodeOutput(ranked.images, ranked.latents, ranked.scores, ranked.order, ranked.report, ui={"gallery": ranked.gallery})

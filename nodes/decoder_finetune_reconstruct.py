@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
-from ..bridge.types import CATEGORY
+from ..bridge.types import CATEGORY, frames_input
 from ..bridge.vae.reconstruct import AUTO, DECODER, LATENT, reconstruct
 
 RATE_SHAPE = "The highest learning rate. It rises over the first five steps and falls to zero at the last. Lower it if the report says that the fit diverged."
@@ -127,8 +127,16 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
             inputs=[
                 io.Latent.Input("samples", tooltip="The edited latents, straight from the sampler or from CLIP Rank Batch."),
                 io.Vae.Input("vae", tooltip="The VAE that encoded the source picture. The node works on a copy, so yours is never changed."),
-                io.Image.Input("image", tooltip="The source picture that went into VAE Encode: one for the whole batch or one per latent."),
-                io.Mask.Input("mask", tooltip="The mask at picture size, with the edited area in white: one for the whole batch or one per latent."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The source picture that went into VAE Encode: one for the whole batch or one per latent. Of a video, all frames, or a single "
+                    "picture if it stands still.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="The mask at picture size, with the edited area in white: one for the whole batch or one per latent. For a video, one for all "
+                    "frames or one per frame.",
+                ),
                 io.DynamicCombo.Input(
                     "method",
                     options=[
@@ -152,6 +160,7 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                     tooltip="An edit fills whole latent cells, so a thin stroke hides part of it. On: the result also keeps what the edit changed up to one "
                     "latent cell (8 pixels for most VAEs) beyond the mask, with a soft edge. Off: every pixel outside the mask is the source's.",
                 ),
+                frames_input("so that colour fit changes their colors no faster than the source does. Not needed for the latent of a video VAE"),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
@@ -169,8 +178,10 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict, keep_thin_edits: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: dict, keep_thin_edits: bool = False, frames: int = 1
+    ) -> io.NodeOutput:
         settings = {key: value for key, value in method.items() if key != "method"}
         node_id = getattr(getattr(cls, "hidden", None), "unique_id", None)
-        *outputs, shown = reconstruct(samples, vae, image, mask, method["method"], settings, keep_thin_edits, node_id)
+        *outputs, shown = reconstruct(samples, vae, image, mask, method["method"], settings, keep_thin_edits, frames, node_id)
         return io.NodeOutput(*outputs, ui=shown)

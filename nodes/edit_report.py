@@ -6,7 +6,7 @@ from torch import Tensor
 from ..bridge.edit_report import measure_edits
 from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
-from ..bridge.types import CATEGORY
+from ..bridge.types import CATEGORY, frames_input
 
 
 class EditReport(io.ComfyNode):
@@ -34,6 +34,7 @@ class EditReport(io.ComfyNode):
                 io.Image.Input("source", tooltip="The picture before the edit: one for all edited pictures or one for each."),
                 io.Image.Input("edited", tooltip="The edited pictures. They must have the size of the source, or the size that VAE Encode crops it to."),
                 io.Mask.Input("mask", tooltip="The mask at the source's size, with the edited area in white. Only pure black counts as background."),
+                frames_input("to measure how much the seam flickers"),
             ],
             outputs=[
                 io.Float.Output(
@@ -60,11 +61,16 @@ class EditReport(io.ComfyNode):
                     display_name="error",
                     tooltip="The change of the background, amplified 16 times, with the outline of the mask. Black means unchanged.",
                 ),
+                io.Float.Output(
+                    display_name="flicker",
+                    tooltip="How much the seam of a video changes from one frame to the next, beyond the source's own change, in levels of 255: the worst "
+                    "frame. 0 means steady. Without a video there is nothing to measure (NaN).",
+                ),
             ],
         )
 
     @classmethod
     @checked
-    def execute(cls, source: Tensor, edited: Tensor, mask: Tensor) -> io.NodeOutput:
-        worst, report, error, shown = measure_edits(source, edited, mask)
-        return io.NodeOutput(worst.background_psnr, worst.worst_block, worst.seam, worst.colour_shift, report, error, ui=shown)
+    def execute(cls, source: Tensor, edited: Tensor, mask: Tensor, frames: int = 1) -> io.NodeOutput:
+        worst, flicker, report, error, shown = measure_edits(source, edited, mask, frames)
+        return io.NodeOutput(worst.background_psnr, worst.worst_block, worst.seam, worst.colour_shift, report, error, flicker, ui=shown)

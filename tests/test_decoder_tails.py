@@ -291,7 +291,7 @@ def test_sound_and_shapes_are_refused_by_every_method(kind, method):
 
 def test_a_video_latent_needs_its_frame():
     samples = {"samples": latent("flux", 8)}
-    with pytest.raises(ValueError, match="but must be .batch, channels, 1, height, width. for this VAE"):
+    with pytest.raises(ValueError, match="but must be .batch, channels, frames, height, width. for this VAE"):
         DecoderFinetuneReconstruct.execute(samples, vae_of("wan"), torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64), {"method": "paste"})
 
 

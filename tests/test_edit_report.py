@@ -16,7 +16,7 @@ from blended_latent_diffusion.bridge.edit_report import error_picture
 from blended_latent_diffusion.nodes.edit_report import EditReport
 from conftest import picture, skip_without
 
-NAMES = ["background_psnr", "worst_block", "seam", "colour_shift", "colour_shift_p95"]
+NAMES = ["background_psnr", "worst_block", "seam", "colour_shift", "colour_shift_p95", "flicker"]
 
 
 def source() -> torch.Tensor:
@@ -40,17 +40,18 @@ def report(**changes) -> list:
 
 
 def test_the_outputs_are_the_figures_of_bld():
-    psnr, block, seam, shift, text, _ = report()
+    psnr, block, seam, shift, text, _, flicker = report()
     expected = figures(*(t.movedim(-1, 1) for t in (edited(), source())), box())
     assert [psnr, block, seam, shift] == [getattr(expected, name) for name in NAMES[:4]]
     assert 35 < psnr < 38 and block <= psnr and seam > 10 and 0.3 < shift < 4
     found = json.loads(text)
-    assert found["worst"] == found["pictures"][0] == {name: pytest.approx(getattr(expected, name), abs=1e-4) for name in NAMES}
+    assert found["worst"] == found["pictures"][0] == {name: pytest.approx(getattr(expected, name), abs=1e-4) for name in NAMES[:5]} | {"flicker": None}
+    assert math.isnan(flicker), "a picture does not flicker"
 
 
 def test_of_a_batch_each_picture_is_reported_and_the_worst_is_given():
     batch = torch.cat([edited(2), edited(12), source()])
-    psnr, block, seam, shift, text, error = report(edited=batch)
+    psnr, block, seam, shift, text, error, _ = report(edited=batch)
     alone = [report(edited=one[None]) for one in batch]
     assert [psnr, block] == [min(one[i] for one in alone) for i in (0, 1)] and [seam, shift] == [max(one[i] for one in alone) for i in (2, 3)]
     assert json.loads(text)["pictures"] == [json.loads(one[4])["worst"] for one in alone]
@@ -64,18 +65,18 @@ def test_one_source_and_mask_each():
 
 
 def test_the_source_itself_is_at_the_cap_and_the_json_is_valid():
-    psnr, block, seam, shift, text, error = report(edited=source())
+    psnr, block, seam, shift, text, error, _ = report(edited=source())
     assert psnr == block == MOST_DB and seam == shift == 0
     assert "Infinity" not in text and json.loads(text)["worst"]["background_psnr"] == MOST_DB
 
 
 def test_an_empty_mask_makes_everything_background():
-    psnr, block, seam, shift, text, _ = report(mask=torch.zeros(1, 128, 128))
+    psnr, block, seam, shift, text, _, _ = report(mask=torch.zeros(1, 128, 128))
     assert psnr < 25 and math.isnan(seam) and json.loads(text)["worst"]["seam"] is None
 
 
 def test_a_mask_of_everything_leaves_nothing_to_measure():
-    *values, text, _ = report(mask=torch.ones(1, 128, 128))
+    *values, text, _, _ = report(mask=torch.ones(1, 128, 128))
     assert all(math.isnan(value) for value in values)
     assert json.loads(text)["pictures"] == [dict.fromkeys(NAMES)]
 
@@ -110,6 +111,8 @@ def test_a_source_that_vae_encode_crops_is_cropped_alike(edit):
         ({"mask": torch.full((1, 128, 128), 255.0)}, "mask has values from 255 to 255"),
         ({"mask": torch.zeros(2, 128, 128)}, "mask has 2 in its batch, but edited has 1"),
         ({"source": torch.zeros(2, 128, 128, 3)}, "source has 2 in its batch, but edited has 1"),
+        ({"edited": torch.zeros(4, 128, 128, 3), "frames": 3}, "frames is 3, but edited has 4 pictures, which is not a multiple of it"),
+        ({"edited": torch.zeros(4, 128, 128, 3), "source": torch.zeros(3, 128, 128, 3), "frames": 2}, "source has 3 in its batch, but edited has 4 frames in"),
         ({"edited": torch.full((1, 128, 128, 3), math.nan)}, "edited contains NaN"),
         ({"edited": torch.zeros(1, 128, 128, 1)}, r"edited has shape \[1, 128, 128, 1\]"),
     ],
@@ -117,6 +120,30 @@ def test_a_source_that_vae_encode_crops_is_cropped_alike(edit):
 def test_bad_input_gets_one_clear_sentence(changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         report(**changes)
+
+
+def test_a_videos_flicker_is_reported_frame_by_frame_and_the_worst_is_given():
+    """Four levels darker, eight, eight, four; the second video is the source."""
+    levels = (4, 8, 8, 4)
+    frames = torch.cat([torch.where(box()[..., None] > 0, source() - level / 255, source()) for level in levels] + [source()] * 4)
+    *_, text, _, flicker = report(edited=frames, frames=4)
+    found = [one["flicker"] for one in json.loads(text)["pictures"]]
+    assert found == [None, pytest.approx(4, rel=0.3), 0, pytest.approx(4, rel=0.3), None, 0, 0, 0]
+    assert flicker == pytest.approx(max(found[1:4]), abs=1e-4) and json.loads(text)["worst"]["flicker"] == max(found[1:4])
+    *_, whole, _, _ = report(edited=frames, frames=0)
+    assert json.loads(whole)["pictures"][4]["flicker"] > 1, "one video of all"
+
+
+def test_frames_and_masks_of_one_video_serve_for_each():
+    each, masks = torch.cat([source(), source().flip(1)]), torch.cat([box(), box().flip(1)])
+    twice = report(source=each, mask=masks, edited=torch.cat([each, each]), frames=2)
+    assert [one["background_psnr"] for one in json.loads(twice[4])["pictures"]] == [MOST_DB] * 4
+
+
+def test_the_display_gets_frames_from_the_first_to_the_last():
+    with torch.inference_mode():
+        (shown,) = EditReport.execute(source(), source().expand(22, -1, -1, -1), box(), 0).ui["comparison"]
+    assert [one["number"] for one in shown["pictures"]] == [1, 4, 7, 10, 13, 16, 19, 22]
 
 
 def test_the_error_picture_shows_the_error_16_times_the_masked_source_dark_and_an_outline():

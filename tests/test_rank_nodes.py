@@ -167,6 +167,31 @@ def test_the_host_hands_over_a_list_of_mixed_sizes(client):
     assert sizes == [(96, 64) if index == 1 else (128, 128) for index in order[:2]]
 
 
+def test_videos_are_judged_by_frames_over_time_and_stay_whole(clip, edit, images):
+    """Two videos of ten frames; each frame of the second is another picture than that of the first."""
+    videos = torch.cat([images, images.flip(0), images.flip(-1), images.roll(1, 0)])
+    seen, _, scores, order, _ = rank(clip, videos, edit.mask, frames=10)
+    alone = by_index(clip, videos, edit.mask)
+    means = alone.view(2, 10)[:, [1, 3, 6, 8]].mean(1)
+    best = int(means.argmax())
+    assert order == [best, 1 - best] and torch.allclose(torch.tensor(scores), means[order], atol=1e-6)
+    assert torch.equal(seen[0], torch.cat([videos[10 * i : 10 * i + 10] for i in order]))
+    (first,) = rank(clip, videos, edit.mask, frames=10, top_k=1)[0]
+    assert torch.equal(first, seen[0][:10])
+    listed = rank(clip, list(videos.split(5)), edit.mask, frames=10)
+    assert [len(one) for one in listed[0]] == [10, 10] and listed[3] == order
+
+
+def test_latents_of_videos_tell_the_frames(clip, edit, images):
+    latents = {"samples": torch.arange(2.0)[:, None, None, None, None].expand(2, 16, 3, 4, 4)}
+    out = run(replace(clip), torch.cat([images, images.flip(-1)]), edit.mask, latents=latents)
+    seen, kept, _, order, _ = out.args
+    assert len(seen[0]) == 10 and kept[0]["samples"][:, 0, 0, 0, 0].tolist() == [float(i) for i in order]
+    assert len(out.ui["gallery"]) == 2
+    with pytest.raises(ValueError, match="frames is 3, but images has 10 pictures, which is not a multiple of it"):
+        rank(clip, torch.cat([images, images]), edit.mask, frames=3)
+
+
 def test_a_list_of_one_is_a_batch(clip, edit, images):
     (best,), (latents,), scores, order, _ = rank(clip, images[:1], edit.mask)
     assert torch.equal(best, images[:1]) and latents is None and len(scores) == 1 and order == [0]

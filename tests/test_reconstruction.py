@@ -496,7 +496,7 @@ def test_a_picture_that_is_no_multiple_of_eight_is_cropped_as_vae_encode_crops_i
         ({"samples": {"samples": torch.full((1, 4, 16, 16), float("nan"))}}, "samples contains NaN"),
         ({"samples": {"samples": torch.zeros(1, 16, 16, 16)}}, "samples has 16 channels, but vae needs 4: connect the VAE"),
         ({"samples": {"samples": torch.zeros(1, 4, 1, 16, 16)}}, "but must be .batch, channels, height, width. for this VAE"),
-        ({"samples": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "samples is a video of 3 latent frames, but this node only takes pictures"),
+        ({"samples": {"samples": torch.zeros(1, 4, 3, 16, 16)}}, "but must be .batch, channels, height, width. for this VAE"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(edit, change, sentence):

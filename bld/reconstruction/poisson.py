@@ -42,11 +42,11 @@ def poisson(x_hat: Tensor, x: Tensor, m: Tensor, on_iteration: Callable[[], None
             continue
         box = (slice(None), *(slice(max(side.min() - 1, 0), side.max() + 2) for side in region.nonzero()))
         solve = laplace_solver(region[box[1:]], on_iteration)
-        for i in range(len(clone)) if len(m) == 1 else (index,):
+        for i in range(index, len(clone), len(m)):
             # Solving for the correction: it is smooth, whatever the texture of the two pictures.
             difference = (x[i % len(x)][box] - x_hat[i][box]).cpu().double().numpy()
             clone[i][box] += torch.from_numpy(solve(difference)).to(clone)
-    return paste(clone.clamp(0, 1), x, m)
+    return paste(clone.clamp_(0, 1), x, m)
 
 
 def laplace_solver(region: np.ndarray, on_iteration: Callable[[], None]) -> Linear:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...bld import ranking
-from ..checks import as_mask, as_picture, check_batch, printable
+from ..checks import as_mask, as_picture, check_batch, frames_of, printable
 from ..sampling.dropped import KEY as DROPPED
 from ..sampling.seeds import seeds_of
 from .gallery import gallery
@@ -53,17 +53,20 @@ def rank(
     prompt_templates: Sequence[str],
     against_lettering: Sequence[bool],
     pick: Sequence[str],
+    frames: Sequence[int],
 ) -> Ranking:
-    """Ranks all pictures of a batch or of a list of batches together.
+    """Ranks all pictures of a batch or of a list of batches together, or all videos: a picture is a video of one frame.
 
     Args: as the inputs of CLIP Rank Batch, each as a list. Raises ValueError for inputs that do not fit together.
     """
     pictures = pictures_of(images)
-    masks = one_each([row for m in mask for row in as_mask(m)], pictures, "mask")
-    sources = None if source is None else one_each(pictures_of(source, "source"), pictures, "source")
+    length = length_of(one(frames, "frames"), len(pictures), latents)
+    count = len(pictures) // length
+    masks = one_each([row for m in mask for row in as_mask(m)], pictures, "mask", length)
+    sources = None if source is None else one_each(pictures_of(source, "source"), pictures, "source", length)
     if latents is not None:
-        check_latents(latents, len(pictures))
-    picks = picks_of(one(pick, "pick"), len(pictures))
+        check_latents(latents, count)
+    picks = picks_of(one(pick, "pick"), count)
     templates = one(prompt_templates, "prompt_templates")
     wanted = ranking.phrases(one(prompt, "prompt"), templates)
     if not wanted:
@@ -76,10 +79,16 @@ def rank(
     shares = weights_of(options)
     limits = one(top_k, "top_k"), one(min_score, "min_score")
 
-    names = names_of(pictures)
-    figures = measure(pictures, names, masks, sources, ranker, wanted, unwanted, tuple(shares), options.get("context", 0.0))
+    judged = [start + frame for start in range(0, len(pictures), length) for frame in ranking.sampled(length)]
+    seen, *extras = ([some[i] for i in judged] for some in (pictures, masks, *([sources] if sources else [])))
+    names = names_of(seen)
+    found = measure(seen, names, extras[0], extras[1] if sources else None, ranker, wanted, unwanted, tuple(shares), options.get("context", 0.0))
+    figures = {name: values.view(count, -1).mean(1) for name, values in found.items()}
+    # Of each candidate the one in the middle.
+    step = len(judged) // count
+    seen, names = seen[step // 2 :: step], names[step // 2 :: step]
     weights = {name: shares.get(name, -one(realism_weight, "realism_weight")) for name in figures}
-    seeds = [None] * len(pictures) if latents is None else [seed for latent in latents for seed in seeds_of(latent)]
+    seeds = [None] * count if latents is None else [seed for latent in latents for seed in seeds_of(latent)]
     dropped = [] if latents is None else latents[0].get(DROPPED, [])
     scores = sum(weights[name] * values for name, values in figures.items())
     chosen = torch.tensor(picks) if picks else ranking.best(scores, *limits)
@@ -90,13 +99,14 @@ def rank(
     ]
     for note in notes:
         logging.warning("CLIP Rank Batch: %s", note)
+    kept = [pictures[i * length : (i + 1) * length] for i in chosen.tolist()]
     return Ranking(
-        [images[0][chosen]] if len(images) == 1 else [pictures[i][None] for i in chosen.tolist()],
+        [torch.stack([picture for one in kept for picture in one])] if len(images) == 1 else [torch.stack(one) for one in kept],
         [None] if latents is None else select(latents, chosen),
         scores[chosen].tolist(),
         chosen.tolist(),
         "\n".join([*table(scores, {name: values for name, values in figures.items() if name not in shares}), *notes]),
-        gallery(pictures, names, scores, figures, weights, seeds, limits[1], picks, dropped),
+        gallery(seen, names, scores, figures, weights, seeds, limits[1], picks, dropped),
     )
 
 
@@ -109,6 +119,12 @@ def picks_of(pick: str, count: int) -> list[int]:
     if max(picks, default=0) >= count:
         raise ValueError(f"pick is {pick!r}, but there are only {count} candidates: choose numbers from 0 to {count - 1}, or leave it empty for the best.")
     return list(dict.fromkeys(picks))
+
+
+def length_of(frames: int, pictures: int, latents: Sequence[dict] | None) -> int:
+    """How many frames each candidate has, see `frames_of`; where nobody says so, but their latents are videos, as many as there are for each latent."""
+    count = sum(len(latent["samples"]) for latent in latents or [] if latent["samples"].ndim == 5)
+    return pictures // count if frames == 1 and count and pictures % count == 0 else frames_of(frames, pictures, "images")
 
 
 def one(values: Sequence[Any], name: str) -> Any:
@@ -131,9 +147,9 @@ def pictures_of(batches: Sequence[Tensor], name: str = "images") -> list[Tensor]
     return pictures
 
 
-def one_each(extras: list[Tensor], pictures: list[Tensor], name: str) -> list[Tensor]:
-    """The mask or source of every picture, given one for all or one each. Raises ValueError for another count or size."""
-    check_batch(len(extras), len(pictures), name, "images")
+def one_each(extras: list[Tensor], pictures: list[Tensor], name: str, frames: int = 1) -> list[Tensor]:
+    """The mask or source of every picture, given one for all, those of one video or one each. Raises ValueError for another count or size."""
+    check_batch(len(extras), len(pictures), name, "images", frames)
     extras = extras * (len(pictures) // len(extras))
     for extra, picture in zip(extras, pictures, strict=True):
         if extra.shape[:2] != picture.shape[:2]:

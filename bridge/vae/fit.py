@@ -21,7 +21,7 @@ from .copies import give_back, load_for_training, share_untuned, trainable_copy
 from .live import tell_step
 from .pixels import decode_of, latents_of, unsigned
 from .plan import GIB, TILES, Costs, Plan, decoder_costs, decoder_plans, first_that_fits, latent_costs, latent_plans, reserved
-from .tails import tail_of
+from .tails import check_tunable, tail_of
 
 EMPTY = "The mask is empty, so you get the source unchanged."
 
@@ -68,9 +68,9 @@ def fit_decoder(
 ) -> Fit:
     """Tunes the decoder of a copy on the mask's surroundings, anew for each source and mask of the batch.
 
-    z: as `as_image_samples` returns it; source: (B or 1, 3, H, W); region: of the mask, (B or 1, H, W).
+    z: as `as_samples` returns it; source: (B or 1, 3, H, W); region: of the mask, (B or 1, H, W).
     """
-    tail_of(vae)
+    check_tunable(vae, z)
     if not (region.m > 0).any():
         return Fit(source.expand(len(z), -1, -1, -1).clone(), vae, [EMPTY])
     with torch.inference_mode(False), torch.enable_grad():
@@ -174,7 +174,7 @@ def fit_latent(
     node_id: str | None = None,
 ) -> Fit:
     """Tunes the latent on the whole picture. Same arguments as `fit_decoder`."""
-    tail_of(vae)
+    check_tunable(vae, z)
     with torch.inference_mode(False), torch.enable_grad():
         copy = trainable_copy(vae)
         tail = tail_of(copy)

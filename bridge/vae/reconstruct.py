@@ -16,8 +16,8 @@ from torch import Tensor
 from ...bld import masks, reconstruction
 from ...bld.edges import Region
 from ...bld.metrics import background_psnr
-from ..checks import as_image_samples, as_mask, as_picture, check_batch
-from ..comparison import comparison
+from ..checks import as_mask, as_picture, as_samples, check_batch, frames_of
+from ..comparison import comparison, flickers_of, most_of
 from ..older_comfyui import picture_dtype
 from .fit import Fit, fit_decoder, fit_latent
 from .pixels import ratios_of, with_channels_of
@@ -31,69 +31,92 @@ BAND = 16
 
 
 def reconstruct(
-    samples: dict, vae: comfy.sd.VAE, image: Tensor, mask: Tensor, method: str, settings: dict, keep_thin: bool = False, node_id: str | None = None
+    samples: dict,
+    vae: comfy.sd.VAE,
+    image: Tensor,
+    mask: Tensor,
+    method: str,
+    settings: dict,
+    keep_thin: bool = False,
+    frames: int = 1,
+    node_id: str | None = None,
 ) -> tuple[Tensor, comfy.sd.VAE, str, dict]:
     """Decodes edited latents and brings the source's background back.
 
     Args:
-        samples: LATENT of pictures. image: IMAGE, the source, one for all or one each. mask: MASK at the size of image.
+        samples: LATENT of pictures or of videos. image: IMAGE, the source, one for all or one each, of a video its frames.
+        mask: MASK at the size of image, one for all or one each.
         method: a key of METHODS. settings: its inputs by name.
         keep_thin: the mask follows what the edit changed, up to a latent cell beyond it.
+        frames: of each video, if samples are frames by an image VAE; 1 for pictures, 0 for one video of all. A video VAE's latent knows its own.
         node_id: the node that shows the progress.
 
     Returns: the IMAGE, the VAE that draws it, the report, and the `ui` output. Raises ValueError for inputs that do not fit together.
     """
     check_vae(vae)
-    z = as_image_samples(samples, "samples")
+    z = as_samples(samples, "samples")
     check_latent(z, vae)
-    ratio = ratios_of(vae, z)[1]
-    source, m = beside(z, ratio, as_picture(image, "image"), as_mask(mask))
+    every, ratio = ratios_of(vae, z)
+    frames = 1 + every * (z.shape[2] - 1) if z.ndim == 5 else frames_of(frames, len(z), "samples")
+    source, m = beside(z, ratio, as_picture(image, "image"), as_mask(mask), frames, every)
     painted = m
     if keep_thin and (m > 0).any():
-        m = followed(z, vae, source, m, ratio)
+        m = followed(z, vae, source, m, ratio, frames)
 
     source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
-    plain = functools.cache(lambda: as_picture(frames_of(vae.decode(z)), "the decoded picture").to(source))
+    plain = functools.cache(lambda: drawn(vae, z, frames).to(source))
     region = Region(m)
     start = time.perf_counter()
-    fit = METHODS[method](z, vae, source, region, plain, settings, node_id)
+    fit = METHODS[method](z, vae, source, region, plain, frames, settings, node_id)
     seconds = round(time.perf_counter() - start, 3)
     report = f"{method}: background {compared(fit, source, m)}."
     near = f"Within {BAND} pixels of the mask: {compared(fit, source, 1 - region.nearby(BAND) * (m == 0))}."
+    flickers = [flickering(fit, source, m, frames)] if frames > 1 else []
     beyond = [beyond_paint(painted, m)] if keep_thin else []
-    report = "\n".join([report, near, *beyond, *fit.remarks])
-    return fit.picture.movedim(1, -1), fit.vae, report, comparison(fit.picture, source, m, fit.plain, method=method, seconds=seconds, report=report)
+    report = "\n".join([report, near, *flickers, *beyond, *fit.remarks])
+    shown = comparison(fit.picture, source, m, fit.plain, frames=frames, method=method, seconds=seconds, report=report)
+    return fit.picture.movedim(1, -1), fit.vae, report, shown
 
 
-def followed(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, ratio: int) -> Tensor:
+def drawn(vae: comfy.sd.VAE, z: Tensor, frames: int) -> Tensor:
+    """The pictures of a latent, those of a video latent frame after frame: (B, 3, H, W) in 0..1. Of a single latent frame just the first counts."""
+    pictures = vae.decode(z)
+    return as_picture(pictures[:, :frames].flatten(0, 1) if pictures.ndim == 5 else pictures, "the decoded picture")
+
+
+def followed(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, ratio: int, frames: int) -> Tensor:
     """The mask (B or 1, H, W) with what the edit changed up to a latent cell around it: (B, H, W). Only what lies near the mask is decoded."""
     cells = [slice(max(0, s.start - CONTEXT), s.stop + CONTEXT) for s in box_of((m > 0).any(0), ratio)]
     place = (..., *(slice(s.start * ratio, s.stop * ratio) for s in cells))
-    sources = torch.cat([vae.encode(one) for one in with_channels_of(vae, source[place].movedim(1, -1)).split(1)])
-    edit, plain = (as_picture(frames_of(vae.decode(t)), "the decoded picture").to(source) for t in (z[(..., *cells)], sources))
-    wide = m.repeat(len(z) // len(m), 1, 1)
-    wide[place] = reconstruction.follow(wide[place], edit, plain.expand_as(edit), ratio)
+    together = frames if z.ndim == 5 else 1
+    seen = source[place].expand(max(len(source), together), -1, -1, -1).movedim(1, -1)
+    sources = torch.cat([vae.encode(one) for one in with_channels_of(vae, seen).split(together)])
+    edit, plain = (drawn(vae, t, together).to(source) for t in (z[(..., *cells)], sources))
+    wide = m.repeat(len(edit) // len(m), 1, 1)
+    for i, one in enumerate(wide):
+        one[place] = reconstruction.follow(one[place][None], edit[i : i + 1], plain[i % len(plain)][None], ratio)[0]
     return wide
 
 
 def beyond_paint(painted: Tensor, m: Tensor) -> str:
     """How far the reconstruction went beyond the mask that was given."""
-    more = (m > 0) & (painted == 0)
+    more = (m > 0) & (painted == 0).repeat(len(m) // len(painted), 1, 1)
     if not more.any():
         return "The edit changed nothing beyond the mask."
-    reach = Region(painted).outside.expand(len(m), -1, -1)[more.cpu()].max()
+    reach = Region(painted).outside.repeat(len(m) // len(painted), 1, 1)[more.cpu()].max()
     return f"Kept what the edit changed beyond the mask: up to {reach:.0f} pixels from it, {int(more.sum()) / len(m):.0f} pixels in a picture."
+
+
+def flickering(fit: Fit, source: Tensor, m: Tensor, frames: int) -> str:
+    """How much the seam of a video flickers, and that of the plain decode if there is one."""
+    now, *before = (most_of(flickers_of(p.cpu(), source.cpu(), m.cpu(), frames)) for p in (fit.picture, fit.plain) if p is not None)
+    return f"From frame to frame the seam changes by at most {now:.2f} levels" + "".join(f" ({levels:.2f} in the plain decode)" for levels in before) + "."
 
 
 def compared(fit: Fit, source: Tensor, m: Tensor) -> str:
     """How close the pictures are to the source where m = 0, and the plain decode if there is one: a large picture may never be decoded whole."""
     now, *before = (background_psnr(p.cpu(), source.cpu(), m.cpu()) for p in (fit.picture, fit.plain) if p is not None)
     return f"{now:.2f} dB" + "".join(f" ({db:.2f} dB in the plain decode)" for db in before)
-
-
-def frames_of(decoded: Tensor) -> Tensor:
-    """The output of a video VAE, (B, 1, H, W, C), as an IMAGE. Pictures stay as they are."""
-    return decoded[:, 0] if decoded.ndim == 5 else decoded
 
 
 def check_vae(vae: comfy.sd.VAE) -> None:
@@ -105,17 +128,17 @@ def check_vae(vae: comfy.sd.VAE) -> None:
 
 def check_latent(z: Tensor, vae: comfy.sd.VAE) -> None:
     """Raises ValueError unless the VAE can decode the latent."""
-    wanted = "(batch, channels, 1, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
+    wanted = "(batch, channels, frames, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
     if (vae.latent_dim == 3) != (z.ndim == 5):
         raise ValueError(f"samples has shape {list(z.shape)}, but must be {wanted} for this VAE: connect the VAE that encoded the source.")
     if z.shape[1] != vae.latent_channels:
         raise ValueError(f"samples has {z.shape[1]} channels, but vae needs {vae.latent_channels}: connect the VAE that encoded the source.")
 
 
-def beside(z: Tensor, ratio: int, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def beside(z: Tensor, ratio: int, image: Tensor, mask: Tensor, frames: int, every: int) -> tuple[Tensor, Tensor]:
     """The source (B, 3, H, W) and the mask (B, H, W), cropped as VAE Encode crops, to lie on what z decodes to, `ratio` pixels a cell.
 
-    Raises ValueError unless their sizes and batches fit.
+    frames: of each video. every: frames to each latent frame but the first. Raises ValueError unless their sizes and batches fit.
     """
     source, m = (masks.cropped(t, z.shape[-2:], ratio) for t in (image, mask))
     (height, width), (image_height, image_width) = ((ratio * side for side in z.shape[-2:]), image.shape[-2:])
@@ -123,36 +146,45 @@ def beside(z: Tensor, ratio: int, image: Tensor, mask: Tensor) -> tuple[Tensor, 
         raise ValueError(f"image is {image_width}x{image_height}, but samples decode to {width}x{height}: connect the picture that was encoded.")
     if mask.shape[-2:] != image.shape[-2:]:
         raise ValueError(f"mask is {mask.shape[-1]}x{mask.shape[-2]}, but image is {image_width}x{image_height}: connect the mask of this picture.")
-    check_batch(len(source), len(z), "image", "samples")
-    check_batch(len(m), len(z), "mask", "samples")
+    pictures = len(z) * frames if z.ndim == 5 else len(z)
+    source, m = (as_long(t, frames, every) for t in (source, m))
+    check_batch(len(source), pictures, "image", "samples", frames)
+    check_batch(len(m), pictures, "mask", "samples", frames)
     return source, m
 
 
-def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def as_long(t: Tensor, frames: int, every: int) -> Tensor:
+    """The frames of one video, (T, ...), without the last ones, which VAE Encode drops if they fill no latent frame of `every` frames."""
+    return t[:frames] if 1 < frames < len(t) < frames + every else t
+
+
+def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, frames: int, settings: dict, node_id: str | None) -> Fit:
     """See `fit_decoder`."""
     return fit_decoder(z, vae, source, region, **settings, node_id=node_id)
 
 
-def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, frames: int, settings: dict, node_id: str | None) -> Fit:
     """See `fit_latent`."""
     return replace(fit_latent(z, vae, source, region, **settings, node_id=node_id), plain=plain())
 
 
-def in_pixels(method: str, z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def in_pixels(
+    method: str, z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, frames: int, settings: dict, node_id: str | None
+) -> Fit:
     """A method of `reconstruction.IN_PIXELS`."""
     stop = comfy.model_management.throw_exception_if_processing_interrupted
-    picture, remarks = reconstruction.IN_PIXELS[method](plain(), source, region.m, stop, **settings)
+    picture, remarks = reconstruction.IN_PIXELS[method](plain(), source, region.m, frames, stop, **settings)
     return Fit(picture, vae, remarks, plain())
 
 
-def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, settings: dict, node_id: str | None) -> Fit:
+def by_auto(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, frames: int, settings: dict, node_id: str | None) -> Fit:
     """The cheapest method that meets the targets, or else the one whose seam shows least. Leaves out what this VAE does not allow."""
     fits: dict[str, Fit] = {}
-    left_out = why_not_tuned(vae)
+    left_out = why_not_tuned(vae, z)
 
     def trial(method: str, options: dict) -> tuple[str, Callable[[], Tensor]]:
         def make() -> Tensor:
-            fits[method] = METHODS[method](z, vae, source, region, plain, options, node_id)
+            fits[method] = METHODS[method](z, vae, source, region, plain, frames, options, node_id)
             return fits[method].picture
 
         return method, make

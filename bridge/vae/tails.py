@@ -101,10 +101,17 @@ TAILS: dict[type, Callable[[nn.Module], Tail | None]] = {
 }
 
 
-def why_not_tuned(vae: comfy.sd.VAE) -> str | None:
-    """Why this VAE's decoder cannot be tuned, or None if it can."""
+def check_tunable(vae: comfy.sd.VAE, z: Tensor) -> None:
+    """Raises ValueError for a VAE that cannot be tuned for a latent, and names the methods that work."""
+    if z.ndim == 5 and z.shape[2] > 1:
+        raise ValueError(f"samples is a video of {z.shape[2]} latent frames, and only pictures can be fitted: use method paste, colour fit, poisson or auto.")
+    tail_of(vae)
+
+
+def why_not_tuned(vae: comfy.sd.VAE, z: Tensor) -> str | None:
+    """Why this VAE's decoder cannot be tuned for a latent, or None if it can."""
     try:
-        tail_of(vae)
+        check_tunable(vae, z)
     except ValueError as error:
         return str(error)
     return None
