@@ -60,8 +60,9 @@ def check_batch(count: int, batch: int, name: str, of: str, frames: int = 1) -> 
     raise ValueError(f"{name} has {count} in its batch, but {of} has {batch} frames in videos of {frames}: connect 1 for all, {frames} for each video{each}.")
 
 
-def frames_of(frames: int, batch: int, of: str) -> int:
-    """How many frames each video of a batch has, where 0 stands for all of them. Raises ValueError where the batch is no whole number of videos."""
+def frames_of(frames: int | None, batch: int, of: str) -> int:
+    """How many frames each video of a batch has, where 0 stands for all of them, None for 1. Raises ValueError where the batch is no whole number of videos."""
+    frames = 1 if frames is None else frames
     if frames > 0 and batch % frames:
         raise ValueError(f"frames is {frames}, but {of} has {batch} pictures, which is not a multiple of it: set it to the frames of each video, or to 0.")
     return frames or batch

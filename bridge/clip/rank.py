@@ -121,10 +121,10 @@ def picks_of(pick: str, count: int) -> list[int]:
     return list(dict.fromkeys(picks))
 
 
-def length_of(frames: int, pictures: int, latents: Sequence[dict] | None) -> int:
+def length_of(frames: int | None, pictures: int, latents: Sequence[dict] | None) -> int:
     """How many frames each candidate has, see `frames_of`; where nobody says so, but their latents are videos, as many as there are for each latent."""
     count = sum(len(latent["samples"]) for latent in latents or [] if latent["samples"].ndim == 5)
-    return pictures // count if frames == 1 and count and pictures % count == 0 else frames_of(frames, pictures, "images")
+    return pictures // count if frames in (None, 1) and count and pictures % count == 0 else frames_of(frames, pictures, "images")
 
 
 def one(values: Sequence[Any], name: str) -> Any:
