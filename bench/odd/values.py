@@ -174,7 +174,7 @@ def odd_pixels(*shapes: tuple[int, ...]) -> Strategy:
 
 MASKS = ((1, 32, 32), (2, 32, 32), (1, 33, 35), (1, 4, 4), (32, 32))
 IMAGES = ((1, 32, 32, 3), (2, 32, 32, 3), (1, 33, 35, 3), (1, 32, 32, 4), (1, 32, 32, 1))
-SAMPLES = ((1, 4, 4, 4), (2, 4, 4, 4), (1, 16, 1, 4, 4), (1, 4, 3, 4, 4))
+SAMPLES = ((1, 4, 4, 4), (2, 4, 4, 4), (3, 4, 4, 4), (1, 16, 1, 4, 4), (1, 4, 3, 4, 4))
 STRANGERS: tuple[Any, ...] = (
     None, 0, 1.5, "text", True, (), Many(()), Many((Pixels((1, 32, 32)),)), {"samples": 1}, {}, Pixels((1, 4, 4, 4)), Latent(Pixels((1, 4, 4, 4))),
     Part("model"), Part("vae"), Part("text"), Part("clip"),
@@ -192,7 +192,8 @@ def odd_latents() -> Strategy:
         ]),
         max_size=2,
     ).map(tuple)  # fmt: skip
-    return st.builds(Latent, odd_pixels(*SAMPLES), mask, index, more, st.sampled_from((False,) * 7 + (True,)))
+    samples = pixels(*SAMPLES) | pixels(*SAMPLES[:3]) | odd_pixels(*SAMPLES)
+    return st.builds(Latent, samples, mask, index, more, st.sampled_from((False,) * 7 + (True,)))
 
 
 def odd_schedules() -> Strategy:
