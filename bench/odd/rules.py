@@ -159,8 +159,8 @@ def exact(drawn: dict[str, Any], source: Tensor) -> None:
     samples, rows = drawn["samples"], len(drawn["samples"]) // len(source)
     source = source.to(samples).repeat_interleave(rows, 0)
     check(samples.shape == source.shape, f"samples have shape {list(samples.shape)}")
-    if "noise_mask" in drawn:
-        mask = drawn["noise_mask"]
+    mask = drawn.get("noise_mask")
+    if mask is not None:
         outside = (mask if mask.ndim == samples.ndim else mask[:, None]).to(samples).expand(len(samples), samples.shape[1], *samples.shape[2:]) == 0
         check(torch.equal(samples[outside], source[outside]), "the background has changed")
 
