@@ -60,6 +60,8 @@ def rank(
     Args: as the inputs of CLIP Rank Batch, each as a list. Raises ValueError for inputs that do not fit together.
     """
     pictures = pictures_of(images)
+    for latent in latents or []:
+        check_latent(latent)
     length = length_of(one(frames, "frames"), len(pictures), latents)
     count = len(pictures) // length
     masks = one_each([row for m in mask for row in as_mask(m)], pictures, "mask", length)
@@ -159,15 +161,18 @@ def one_each(extras: list[Tensor], pictures: list[Tensor], name: str, frames: in
     return extras
 
 
+def check_latent(latent: dict) -> None:
+    """Raises ValueError for a LATENT without samples of pictures or videos, or with another number of indices."""
+    samples = latent.get("samples") if isinstance(latent, Mapping) else None
+    if not isinstance(samples, Tensor) or samples.ndim < 3:
+        raise ValueError("latents is not a latent of pictures or video: connect a LATENT, for example from Blended Latent KSampler.")
+    index = latent.get("batch_index")
+    if index is not None and (not isinstance(index, Sequence) or len(index) != len(samples)):
+        raise ValueError(f"latents has {len(samples)} in its batch, but its batch_index is not a list of as many: check the node that made it.")
+
+
 def check_latents(latents: Sequence[dict], count: int) -> None:
-    """Raises ValueError unless each picture has a latent, and each latent an index if any has."""
-    for latent in latents:
-        samples = latent.get("samples") if isinstance(latent, Mapping) else None
-        if not isinstance(samples, Tensor) or samples.ndim < 3:
-            raise ValueError("latents is not a latent of pictures or video: connect a LATENT, for example from Blended Latent KSampler.")
-        index = latent.get("batch_index")
-        if index is not None and (not isinstance(index, Sequence) or len(index) != len(samples)):
-            raise ValueError(f"latents has {len(samples)} in its batch, but its batch_index is not a list of as many: check the node that made it.")
+    """Raises ValueError unless each picture or video has a latent."""
     found = sum(len(latent["samples"]) for latent in latents)
     if found != count:
         raise ValueError(f"latents has {found} in its batch, but images has {count}: connect the latents of these pictures.")
