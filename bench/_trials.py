@@ -82,7 +82,7 @@ def settings(method: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def serving(base: Path | None = None) -> Iterator[Server]:
     """A server with the pack, the demo model and the probe."""
-    with Server(the_host(), packs=PACKS | PROBE, inputs=[INPUTS], base=base) as server:
+    with Server(the_host(), packs=PACKS | PROBE, inputs=[INPUTS], base=base, timeout=600) as server:
         yield server
 
 

@@ -215,8 +215,10 @@ def ranked(given: dict[str, Any], out: Outputs) -> None:
     images, latents, scores, order, report = out[:5]
     pictures = [picture for batch in given["images"] for picture in batch]
     returned = [picture for batch in images for picture in batch]
-    check(len(returned) == len(scores) == len(order) == len(set(order)), "as many of each")
-    check(all(kept(one) == kept(pictures[index]) for one, index in zip(returned, order, strict=True)), "the pictures are those of the order")
+    check(len(scores) == len(order) == len(set(order)) and len(returned) % len(order) == 0, "as many of each")
+    length = len(returned) // len(order)
+    places = [index * length + frame for index in order for frame in range(length)]
+    check(all(kept(one) == kept(pictures[place]) for one, place in zip(returned, places, strict=True)), "the pictures are those of the order")
     if not given.get("pick") or given["pick"] == [""]:
         finite = [score for score in scores if not math.isnan(score)]
         check(finite == sorted(finite, reverse=True) and scores[: len(finite)] == finite, "best first")
