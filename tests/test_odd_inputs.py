@@ -56,6 +56,7 @@ FOUND = [
                             "scope": {"scope": Many(("whole",))}}), REFUSED),
     (sampled(latent_image=Latent(Pixels((1, 4, 4, 4)), more=(("noise_mask", None),))), RIGHT),
     (sampled(latent_image=Latent(Pixels((1, 4, 4, 4)), more=(("noise_mask", 1),))), REFUSED),
+    (sampled(latent_image={"samples": 1}), REFUSED),
     (ranked(Latent(Pixels((1, 4, 4, 4)), batch_index=())), REFUSED),
     (ranked(Latent(Pixels((1, 4, 4, 4)), more=(("batch_index", 3),))), REFUSED),
     (ranked(Latent(Pixels((1, 4, 4, 4)), more=(("candidate_seeds", None), ("dropped_candidates", 5), ("noise_mask", None)))), RIGHT),
