@@ -64,7 +64,8 @@ def refused_by_host(given: dict[str, Any], error: Exception) -> bool:
     """Whether ComfyUI's own KSampler fails in the same way with this model, these prompts and this latent."""
     try:
         latent = {"samples": given["latent_image"]["samples"].float()}
-        host.common_ksampler(given["model"], 1, 1, 4.0, "euler", "normal", given["positive"], given["negative"], latent)
+        with torch.random.fork_rng(devices=[]):  # which ComfyUI's sampler moves
+            host.common_ksampler(given["model"], 1, 1, 4.0, "euler", "normal", given["positive"], given["negative"], latent)
     except Exception as theirs:
         return type(theirs) is type(error)
     return False
