@@ -184,11 +184,11 @@ SAMPLER = """steps => {
     const view = LiteGraph.createNode("SaveLatent")
     app.graph.add(view)
     node("BlendedLatentKSampler").connect(0, view, 0)
-    window.seen = []
-    window.comfyAPI.api.api.addEventListener("blended_latent.sampling", ({ detail }) => {
+    if (!window.seen) window.comfyAPI.api.api.addEventListener("blended_latent.sampling", ({ detail }) => {
         const marks = [...document.querySelectorAll(".bld-mark")].filter(mark => !mark.hidden)
         window.seen.push([detail.step ?? null, marks.map(mark => parseFloat(mark.style.left) / 100)])
     })
+    window.seen = []
 }"""
 CHANGE = """([name, value]) => {
     const widget = app.graph.nodes.find(n => n.type === "BlendedLatentKSampler").widgets.find(w => w.name === name)
