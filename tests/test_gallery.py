@@ -154,6 +154,29 @@ def test_the_keys_move_pick_and_enlarge(ui, vue):
     assert ui.complaints == []
 
 
+def test_an_undo_takes_back_one_pick_and_the_gallery_stays(ui, vue):
+    candidates = open_and_run(ui, vue)
+    picks = [str(candidate["index"]) for candidate in candidates]
+
+    def undo(keys: str, pick: str, badge: list[str]) -> None:
+        """Press Ctrl+Z, or what redoes it, and wait for its pick."""
+        ui.page.keyboard.press(keys)
+        ui.page.wait_for_function(f"([kind, name, pick]) => {WIDGET} === pick", arg=["ClipRankBatch", "pick", pick])
+        wait_for_pictures(ui, 6)
+        assert badges(ui) == badge
+
+    tiles(ui).nth(2).click()
+    tiles(ui).nth(1).click(modifiers=["Control"])
+    undo("Control+z", picks[2], ["", "", "1", "", "", ""])
+    undo("Control+z", "", ["★", "", "", "", "", ""])
+    undo("Control+y", picks[2], ["", "", "1", "", "", ""])
+    tiles(ui).nth(1).dblclick()
+    ui.page.locator(".bld-large").get_by_role("button", name="Pick").click()
+    undo("Control+z", picks[2], ["", "", "1", "", "", ""])
+    assert ui.page.locator(".bld-large, .bld-card").count() == 0, "they belong to a node that is gone"
+    assert ui.complaints == []
+
+
 MANY = """async count => {
     app.graph.clear()
     const add = (kind, pos, values = {}) => {
