@@ -38,7 +38,12 @@ export function showOutputs({ name, kind, key, create, event }) {
       const display = create(node);
       displays.set(node, display);
       addDisplay(node, key, display);
-      const { onExecuted, onRemoved } = node;
+      const { onConfigure, onExecuted, onRemoved } = node;
+      // A combination among the inputs, once it is given its saved value, makes the node as small as it can be.
+      node.onConfigure = function (saved) {
+        onConfigure?.call(this, saved);
+        if (saved.size) node.setSize([saved.size[0], Math.max(saved.size[1], node.size[1])]);
+      };
       node.onExecuted = function (output) {
         onExecuted?.call(this, output);
         show(node, output);
