@@ -123,7 +123,7 @@ def test_a_click_picks_and_the_next_run_costs_only_what_comes_after(ui, vue):
     ui.page.locator(".bld-gallery-picks button").click()
     assert widget(ui, "ClipRankBatch", "pick") == "" and badges(ui) == ["★", "", "", "", "", ""]
     saved = ui.page.evaluate("app.graph.serialize().nodes.find(n => n.type === 'ClipRankBatch').widgets_values")
-    assert saved[-1] == "" and "gallery" not in str(ui.prompt()), "the display is neither saved nor sent"
+    assert saved[-2:] == ["", 1] and "gallery" not in str(ui.prompt()), "the display is neither saved nor sent"
     assert ui.complaints == []
 
 
