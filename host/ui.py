@@ -229,6 +229,10 @@ class Ui:
         before = self.page.evaluate(RESULTS)
         field.fill(words)
         self.page.wait_for_function(f"before => {RESULTS} !== before", arg=before)
+        # The box searches some time after the last key, and lists in steps.
+        found = None
+        while found != (found := self.page.evaluate(RESULTS)):
+            self.page.wait_for_timeout(500)
         self.settle()
 
     def pictures(self) -> dict[str, int]:
