@@ -228,11 +228,11 @@ class Ui:
         field.wait_for()
         before = self.page.evaluate(RESULTS)
         field.fill(words)
-        self.page.wait_for_function(f"before => {RESULTS} !== before", arg=before)
-        # The box searches some time after the last key, and lists in steps.
+        # The box searches some time after the last key, lists nothing at first, and then in steps.
+        self.page.wait_for_function(f"before => ![before, ''].includes({RESULTS})", arg=before)
         found = None
         while found != (found := self.page.evaluate(RESULTS)):
-            self.page.wait_for_timeout(500)
+            self.page.wait_for_timeout(1000)
         self.settle()
 
     def pictures(self) -> dict[str, int]:

@@ -229,6 +229,7 @@ def test_256_candidates_scroll_inside_the_node(ui, vue):
 
 
 def test_copies_of_the_node_and_one_in_a_subgraph_show_their_own(ui, vue):
+    ui.renew()  # a page that has many workflows open does not reopen each of them
     ui.open()
     ui.show_renderer(vue)
     ui.page.evaluate(MANY, 3)
