@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
+# Two processes take the whole suite's files by turns; tests/conftest.py says which belong together.
+IN_PARALLEL = ("--numprocesses=2", "--dist=loadgroup", "--no-loadscope-reorder")
 if sys.version_info < (3, 10):  # noqa: UP036 - the one file that an older Python gets to read
     sys.exit("Python 3.10 or newer is needed; this is {}.{}.".format(*sys.version_info))
 
@@ -101,6 +103,7 @@ def run_test(options: argparse.Namespace, rest: list[str]) -> int:
         arguments += [f"--browser={find_browser(host.python, host.environment())}"]
     named = any(is_test_path(word) for word in rest)
     targets = [] if named else [str(ROOT / "tests")]
+    arguments += [] if named else IN_PARALLEL
     return run(host, ["-m", "pytest", *arguments, *rest, *targets], [host.comfyui, ROOT])
 
 

@@ -49,11 +49,11 @@ TORCH = ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0")
 PACK = ("open_clip_torch", "timm", "ftfy", "wcwidth", "regex")
 # Also what the benchmarks use: scikit-learn ships photographs.
 TESTS = ("pytest", "iniconfig", "pluggy", "packaging", "pygments", "hypothesis", "sortedcontainers",
-         "playwright", "greenlet", "scikit-learn", "joblib", "threadpoolctl", "narwhals", "cloudpickle")
+         "pytest-xdist", "execnet", "playwright", "greenlet", "scikit-learn", "joblib", "threadpoolctl", "narwhals", "cloudpickle")
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 # One importable module for each layer's packages: what an existing ComfyUI's Python is asked for.
 PACK_MODULES = ("open_clip", "timm", "ftfy", "wcwidth", "regex")
-TEST_MODULES = ("pytest", "hypothesis", "playwright", "sklearn")
+TEST_MODULES = ("pytest", "hypothesis", "xdist", "playwright", "sklearn")
 
 GIB = 1024**3
 # PyPI's Linux build of torch carries CUDA: 6.5 GB installed, and as much again in archives while pip works.

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import re
 import sys
 import tempfile
@@ -33,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
     comfyui = config.getoption("--comfyui")
     if comfyui is None:
         raise pytest.UsageError("run the tests with: python run.py test")
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if workers:
+        # Before torch is imported: more threads than cores wait for each other.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    elif config.getoption("numprocesses", None):
+        return  # it only hands out the tests
     from host.pack import prepare
     sys.path.insert(0, str(comfyui))
     prepare()
@@ -48,13 +55,15 @@ def keep_previews_out_of_the_tree(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a server or a browser, so that none can be forgotten."""
+    """Mark the tests that use a server or a browser, so that none can be forgotten, and those that run in one process: they share fixtures."""
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         if names & {"server", "client", "open_server", "ui"}:
             item.add_marker("server")
         if "ui" in names:
             item.add_marker("browser")
+        together = next((kind for kind in ("browser", "server") if item.get_closest_marker(kind)), item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 def skip_without(what: str) -> NoReturn:
