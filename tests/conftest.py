@@ -54,6 +54,7 @@ def keep_previews_out_of_the_tree(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use a server or a browser, so that none can be forgotten, and those that run in one process: they share fixtures."""
     for item in items:
