@@ -48,7 +48,8 @@ class Window:
 def window_around(m: Tensor, context: float, multiple: int, side: int = 0) -> Window:
     """The window that shows all that is painted and what is around it.
 
-    It lies in the picture, as near as possible to centered on the mask. It gets smaller than the context asks for where the picture ends.
+    It lies in the picture, as near as possible to centered on the mask. It gets smaller than the context asks for where the picture ends,
+    by at most a half where the picture goes on.
 
     Args:
         m: (B, H, W); painted where it is above 0, and somewhere it is. One window for all.
@@ -62,15 +63,15 @@ def window_around(m: Tensor, context: float, multiple: int, side: int = 0) -> Wi
     reach = max(1.0, context * max(high - low for low, high in boxes))
     wanted = [min(full, high - low + 2 * reach) for (low, high), full in zip(boxes, painted.shape, strict=True)]
     scale = side / math.sqrt(math.prod(wanted)) if side else 1.0
-    return Window(*(_side(*box, length, full, multiple, scale) for box, length, full in zip(boxes, wanted, painted.shape, strict=True)))
+    return Window(*(_side(*box, reach, length, full, multiple, scale) for box, length, full in zip(boxes, wanted, painted.shape, strict=True)))
 
 
-def _side(low: int, high: int, wanted: float, full: int, multiple: int, scale: float) -> Side:
+def _side(low: int, high: int, reach: float, wanted: float, full: int, multiple: int, scale: float) -> Side:
     crop = multiple * math.ceil(wanted * scale / multiple - 1e-6)
     length = round(crop / scale)
     if length > full:
         smaller = multiple * math.floor(full * scale / multiple)
-        fits = round(smaller / scale) >= high - low
+        fits = round(smaller / scale) >= min(full, high - low + max(2.0, reach))
         crop, length = (smaller, round(smaller / scale)) if fits else (crop, full)
     start = min(max(0, round((low + high - length) / 2)), full - length)
     return Side(start, length, crop)

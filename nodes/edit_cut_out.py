@@ -20,8 +20,12 @@ class EditCutOut(io.ComfyNode):
             "Back puts the result back.",
             search_aliases=["crop around mask", "crop and stitch", "large image", "high resolution", "masked only", "blended latent diffusion"],
             inputs=[
-                io.Image.Input("image", tooltip="The whole picture. Of a batch, the same area is cut out of each."),
-                io.Mask.Input("mask", tooltip="The mask at picture size, with the area to edit in white: one for the whole batch or one per picture."),
+                io.Image.Input("image", tooltip="The whole picture. Of a batch or a video, the same area is cut out of each."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="The mask at picture size, with the area to edit in white: one for the whole batch or one per picture. The crop shows what all of "
+                    "them mark.",
+                ),
                 io.Float.Input(
                     "context",
                     default=0.5,
@@ -44,10 +48,12 @@ class EditCutOut(io.ComfyNode):
                 io.Int.Input(
                     "multiple",
                     default=64,
-                    min=1,
+                    min=8,
                     max=512,
+                    step=8,
                     advanced=True,
-                    tooltip="Both sides of the crop are a multiple of this many pixels. 64 suits all models; 8 or 16 keep the crop smaller.",
+                    tooltip="Both sides of the crop are a multiple of this many pixels. 64 suits all models; 8 or 16 keep the crop smaller where "
+                    "the VAE allows it.",
                 ),
             ],
             outputs=[

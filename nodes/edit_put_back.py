@@ -6,7 +6,7 @@ from torch import Tensor
 from ..bridge.cut_out import Place, put_back
 from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
-from ..bridge.types import CATEGORY, EditPlaceType
+from ..bridge.types import CATEGORY, EditPlaceType, frames_input
 
 
 def _feather_input() -> io.Input:
@@ -43,12 +43,13 @@ class EditPutBack(io.ComfyNode):
                     optional=True,
                     tooltip="Only to put several edits into one picture: the result of the Edit Put Back before. Otherwise the picture that was cut is used.",
                 ),
+                frames_input("so that colour fit changes their colors no faster than the source does, and several edits of a video share its frames"),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The whole pictures with the edit in them.")],
         )
 
     @classmethod
     @checked
-    def execute(cls, edited: Tensor, where: Place, method: dict, image: Tensor | None = None) -> io.NodeOutput:
+    def execute(cls, edited: Tensor, where: Place, method: dict, image: Tensor | None = None, frames: int = 1) -> io.NodeOutput:
         settings = {key: value for key, value in method.items() if key != "method"}
-        return io.NodeOutput(put_back(edited, where, method["method"], settings, image))
+        return io.NodeOutput(put_back(edited, where, method["method"], settings, image, frames))

@@ -28,12 +28,12 @@ def painted(height: int, width: int, *boxes: tuple[int, int, int, int]) -> torch
     return m
 
 
-def join(edited, where, method="paste", image=None, **settings):
-    return EditPutBack.execute(edited, where, {"method": method} | settings, image).args[0]
+def join(edited, where, method="paste", image=None, frames=1, **settings):
+    return EditPutBack.execute(edited, where, {"method": method} | settings, image, frames).args[0]
 
 
 BOXES = {"middle": (90, 150, 130, 170), "corner": (0, 0, 9, 9), "other corner": (230, 340, 256, 361), "stroke": (100, 3, 102, 350),
-         "everything": (0, 0, 256, 361)}
+         "as wide as a multiple": (90, 20, 130, 340), "everything": (0, 0, 256, 361)}
 
 
 @pytest.mark.parametrize(("box", "context", "multiple", "side"), [*itertools.product(BOXES.values(), (0.0, 0.5), (8, 64), (0, 128))])
@@ -43,6 +43,8 @@ def test_a_window_shows_all_that_is_painted_and_the_crop_has_the_size_that_a_mod
     assert m[window.place].sum() == m.sum()
     for one, full in zip((window.rows, window.columns), m.shape[1:], strict=True):
         assert 0 <= one.start and one.start + one.length <= full and one.crop % multiple == 0
+    for one, low, high, full in zip((window.rows, window.columns), box[:2], box[2:], m.shape[1:], strict=True):
+        assert (one.start < low or one.start == low == 0) and (one.start + one.length > high or high == full), "no edge of the mask is an edge of the window"
     if side:
         # Rounding each side up to the multiple adds less than one of them.
         assert window.crop[0] * window.crop[1] <= (side + multiple * 3) ** 2 and max(window.crop) >= side - multiple
@@ -50,9 +52,12 @@ def test_a_window_shows_all_that_is_painted_and_the_crop_has_the_size_that_a_mod
         assert not window.is_scaled, "the picture has room for it, so its own pixels are kept"
 
 
-def test_the_context_is_on_all_sides():
-    window = windows.window_around(painted(4096, 4096, (1000, 2000, 1256, 2256)), 0.5, 64)
-    assert (window.rows, window.columns) == (windows.Side(872, 512, 512), windows.Side(1872, 512, 512))
+@pytest.mark.parametrize("side", [512, 1024, 4096])
+def test_the_crop_is_as_large_as_the_place_however_large_the_picture(side):
+    low = side // 4
+    window = windows.window_around(painted(side, side, (low, low, low + 256, low + 256)), 0.5, 64)
+    around = windows.Side(max(0, low - 128), 512, 512)
+    assert (window.rows, window.columns) == (around, around), "the context is on all sides"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -97,6 +102,38 @@ def test_several_crops_give_several_pictures_and_several_edits_one():
     crop, _, other, _ = EditCutOut.execute(source, second, 0.5, 0, 16).args
     both = join(1 - crop, other, image=many[1:2])
     assert torch.equal(both[first > 0], many[1:2][first > 0]) and torch.equal(both[second > 0], 1 - source[second > 0])
+
+
+def test_soft_paint_is_blended_once():
+    """The crop of a reconstruction is blended with the mask already."""
+    source, mask = picture(100, 140), painted(100, 140, (10, 10, 30, 30)) * 0.5
+    crop, inside, where, _ = EditCutOut.execute(source, mask, 0.5, 0, 8).args
+    assert float(inside.max()) == 0.5
+    assert torch.equal(join(crop * 0.5, where)[mask > 0], (source * 0.5)[mask > 0])
+
+
+@pytest.mark.parametrize("method", IN_PIXELS)
+def test_a_moving_mask_and_several_edits_of_one_video(method):
+    clip, mask = picture(120, 160, 3), torch.cat([painted(120, 160, (20, x, 40, x + 20)) for x in (40, 50, 60)])
+    crop, inside, where, report = EditCutOut.execute(clip, mask, 0.2, 0, 8).args
+    assert len(crop) == len(inside) == 3 and crop.shape[1:3] == (40, 56), "the area holds the whole way of the mask"
+    edits = torch.cat([1 - crop, crop * 0.5])
+    both = join(edits, where, method, frames=3)
+    for number in (0, 1):
+        result = both[3 * number : 3 * number + 3]
+        assert torch.equal(result[mask == 0], clip[mask == 0]) and (result - clip).abs()[mask > 0].mean() > 0.01
+    assert torch.equal(join(edits[:3], where, method, frames=0), both[:3])
+    with pytest.raises(ValueError, match="the image of where has 3 in its batch, but edited has 6: connect one for all or one for each"):
+        join(edits, where, method)
+    with pytest.raises(ValueError, match="frames is 4, but edited has 6 pictures"):
+        join(edits, where, method, frames=4)
+
+
+def test_an_edit_that_lacks_what_vae_encode_cuts_off_is_refused_and_not_stretched():
+    _, _, where, _ = EditCutOut.execute(picture(200, 200), painted(200, 200, (40, 40, 80, 80)), 0.5, 0, 8).args
+    assert where.window.crop == (80, 80)
+    with pytest.raises(ValueError, match="edited is 64x64, but the crop was 80x80, of which VAE Encode has cut off the rest: raise multiple"):
+        join(torch.zeros(1, 64, 64, 3), where)
 
 
 def test_what_does_not_belong_together_is_refused():
