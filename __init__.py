@@ -9,6 +9,8 @@ from .nodes.apply_mask_schedule import ApplyMaskSchedule
 from .nodes.blended_latent_ksampler import BlendedLatentKSampler
 from .nodes.clip_rank_batch import ClipRankBatch
 from .nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from .nodes.edit_cut_out import EditCutOut
+from .nodes.edit_put_back import EditPutBack
 from .nodes.edit_report import EditReport
 from .nodes.latent_mask_resize import LatentMaskResize
 from .nodes.open_clip_loader import OpenClipLoader
@@ -33,6 +35,8 @@ class BlendedLatentDiffusion(ComfyExtension):
             ClipRankBatch,
             PruneCandidates,
             EditReport,
+            EditCutOut,
+            EditPutBack,
         ]
 
 

@@ -73,13 +73,18 @@ def as_picture(image: Tensor, name: str = "image") -> Tensor:
 
     Raises ValueError for another rank, an empty side, fewer than three channels or NaN.
     """
-    if image.ndim != 4 or image.shape[-1] < 3 or image.numel() == 0:
-        raise ValueError(f"{name} has shape {list(image.shape)}, but must be (batch, height, width, 3).")
+    check_shape(image, name)
     image = image[..., :3].float()
     # One by one: the frames of a video are many.
     if not all(torch.isfinite(one).all() for one in image):
         raise ValueError(f"{name} contains NaN or infinite values: check the node that made it.")
     return image.movedim(-1, 1).contiguous()
+
+
+def check_shape(image: Tensor, name: str = "image") -> None:
+    """Raises ValueError for an IMAGE of another rank, with an empty side or fewer than three channels. Reads no pixels."""
+    if image.ndim != 4 or image.shape[-1] < 3 or image.numel() == 0:
+        raise ValueError(f"{name} has shape {list(image.shape)}, but must be (batch, height, width, 3).")
 
 
 def printable(text: str) -> str:

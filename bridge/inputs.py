@@ -19,6 +19,7 @@ PARTS = {
     "MASK_SCHEDULE": ("masks", "shares"),
     "OPEN_CLIP": ("embed_images", "embed_text"),
     "CANDIDATE_PRUNING": ("judge", "shares"),
+    "EDIT_PLACE": ("image", "window", "mask"),
 }
 # Characters of a value that a sentence shows.
 LONGEST = 60

@@ -9,6 +9,7 @@ CATEGORY = "Blended Latent Diffusion"
 MaskScheduleType = io.Custom("MASK_SCHEDULE")
 OpenClipType = io.Custom("OPEN_CLIP")
 PruningType = io.Custom("CANDIDATE_PRUNING")
+EditPlaceType = io.Custom("EDIT_PLACE")
 
 
 def frames_input(why: str) -> io.Input:

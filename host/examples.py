@@ -110,7 +110,7 @@ BEST = node("LatentFromBatch", "Take the best one", WIDE, samples="@rank.latents
 def reconstruct(samples: str = "@best.LATENT", mask: str = "@picture.MASK", title: str = "", **inputs: Any) -> Node:
     """Decoder Finetune Reconstruct."""
     links = {"samples": samples, "vae": "@load.VAE", "image": "@picture.IMAGE", "mask": mask}
-    return node("DecoderFinetuneReconstruct", title, WIDE, **links, method="decoder weights", **inputs)
+    return node("DecoderFinetuneReconstruct", title, WIDE, **links | {"method": "decoder weights"} | inputs)
 
 
 def finish(title: str = "Restore the background of the best one", **inputs: Any) -> Step:
@@ -264,6 +264,28 @@ The mask follows an outline, so *feather* of the reconstruction is 0: a soft tra
         finish("Bring back what you painted", mask="@invert.MASK", method__feather=0),
         outcome("background"),
     ]  # fmt: skip
+
+
+def large_picture() -> Graph:
+    """A small place of a large picture."""
+    told = f"""## Large picture
+
+The picture is larger than what the model draws. *Edit Cut Out* takes the mask and some of what is around it, the model edits this crop, and *Edit Put Back* \
+puts the result into the whole picture. So the edit costs what the place costs, and every pixel outside the mask stays yours.
+
+**Change first:** the picture and its mask ({PAINT}), the prompt, and *context* of *Edit Cut Out*. With your own checkpoint, set its *size* to the one that it \
+was trained for."""
+    cut = node("EditCutOut", width=WIDE, image="@picture.IMAGE", mask="@picture.MASK", context=0.35)
+    return [
+        source("bld_demo_large.png", "a penguin", told),
+        Step("Cut out what the edit needs to see", [{"cut": cut}]),
+        Step("Prepare crop, prompt and mask", [encoded(encode=node("VAEEncode", pixels="@cut.image", vae="@load.VAE")), resize("@cut.mask")]),
+        Step("Sample 4 candidates while the mask shrinks", [{"shrink": SHRINK}, {"sample": sampler(steps=25, candidates=4, mask_schedule="@shrink.schedule")}]),
+        ranking("masked", "@cut.mask"),
+        finish(image="@cut.image", mask="@cut.mask"),
+        Step("Put it back into the whole picture", [{"back": node("EditPutBack", width=WIDE, edited="@restore.image", where="@cut.where", method="paste")}]),
+        outcome("large", "@back.image"),
+    ]
 
 
 def any_sampler() -> Graph:
@@ -430,6 +452,7 @@ EXAMPLES: dict[str, Callable[[], Graph]] = {
     "pruned_candidates": pruned_candidates,
     "scribble_edit": scribble_edit,
     "background_edit": background_edit,
+    "large_picture": large_picture,
     "any_sampler": any_sampler,
     "two_edits": two_edits,
     "edit_an_edit": edit_an_edit,

@@ -235,6 +235,23 @@ def edit_report(studio: Studio) -> Image.Image:
     return below(sheet([Panel(label, made[name][0]) for name, label in labels.items()], 3, SIDE), figures)
 
 
+def edit_cut_out(studio: Studio) -> Image.Image:
+    """A picture with its mask, the crop, and the crop's mask."""
+    prompt = studio.example("large_picture")
+    cut = the(prompt, "EditCutOut")
+    made = studio.run(prompt, **source_and_mask(prompt), crop=[cut, 0], inside=as_image(prompt, [cut, 1]))
+    whole = painted(made["source"][0], made["mask"][0])
+    return sheet([Panel("picture and mask", whole), Panel("crop", made["crop"][0]), Panel("its mask", made["inside"][0])], 3, SIDE)
+
+
+def edit_put_back(studio: Studio) -> Image.Image:
+    """The crop, the edited crop, and the whole picture with the edit in it."""
+    prompt = studio.example("large_picture")
+    back = inputs(prompt, "EditPutBack")
+    made = studio.run(prompt, crop=[back["where"][0], 0], edited=back["edited"], whole=[the(prompt, "EditPutBack"), 0])
+    return sheet([Panel("crop", made["crop"][0]), Panel("edited", made["edited"][0]), Panel("put back", made["whole"][0])], 3, SIDE)
+
+
 def open_clip_loader(studio: Studio) -> Image.Image:
     """Where CLIP files go."""
     return lines([("ComfyUI/", ""), ("    models/", ""), ("        open_clip/", ""),
@@ -256,6 +273,8 @@ NODES: dict[str, Callable[[Studio], Image.Image]] = {
     "ClipRankBatch": clip_rank_batch,
     "PruneCandidates": prune_candidates,
     "OpenClipLoader": open_clip_loader,
+    "EditCutOut": edit_cut_out,
+    "EditPutBack": edit_put_back,
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.odd.cases import CHAINS, NODES, Case, Prompted
+from bench.odd.cases import CHAINS, NODES, Case, Cut, Prompted
 from bench.odd.rules import BY_HOST, REFUSED, RIGHT, run
 from bench.odd.survey import survey
 from bench.odd.values import Latent, Many, Part, Pixels, Schedule
@@ -62,6 +62,11 @@ FOUND = [
     (ranked(Latent(Pixels((1, 4, 4, 4)), more=(("candidate_seeds", None), ("dropped_candidates", 5), ("noise_mask", None)))), RIGHT),
     (ranked({}), REFUSED),
     (ranked(Latent(Pixels(()))), REFUSED),
+    (Case("EditCutOut", {"image": Pixels((32, 32)), "mask": MASK}), REFUSED),
+    (Case("EditCutOut", {"image": Pixels((1, 32, 32, 3), "levels", "uint8"), "mask": MASK, "size": 24, "multiple": 8}), RIGHT),
+    (Case("EditPutBack", {"edited": Pixels(()), "where": Cut(), "method": {"method": "poisson"}}), REFUSED),
+    (Case("EditPutBack", {"edited": Pixels((1, 16, 16, 3), "huge"), "where": Cut(), "method": {"method": "poisson"}}), RIGHT),
+    (Case("EditPutBack", {"edited": Pixels((1, 8, 8, 3)), "where": Cut(), "image": Pixels((4, 4)), "method": {"method": "paste"}}), REFUSED),
     (Case("OpenClipLoader", {"clip_name": "bld_demo_clip.safetensors"}), RIGHT),
     (Case("OpenClipLoader", {"clip_name": "../../secret.safetensors"}), REFUSED),
 ]  # fmt: skip

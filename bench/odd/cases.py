@@ -10,6 +10,7 @@ import nodes as host
 import torch
 from comfy_api.latest import io
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from bench.odd.values import IMAGES, MASKS, SAMPLES, STRANGERS, TEXTS, Latent, Many, Part, Pixels, Strategy, made, odd, odd_pixels, parts, pixels
 from blended_latent_diffusion.bld.masks import RESIZE_MODES
@@ -17,6 +18,8 @@ from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
+from blended_latent_diffusion.nodes.edit_cut_out import EditCutOut
+from blended_latent_diffusion.nodes.edit_put_back import EditPutBack
 from blended_latent_diffusion.nodes.edit_report import EditReport
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
@@ -26,10 +29,10 @@ from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
 NODES = {
     node.__name__: node
     for node in (LatentMaskResize, ProgressiveMaskDilate, BlendedLatentKSampler, ApplyMaskSchedule, DecoderFinetuneReconstruct, OpenClipLoader,
-                 ClipRankBatch, PruneCandidates, EditReport)
+                 ClipRankBatch, PruneCandidates, EditReport, EditCutOut, EditPutBack)
 }  # fmt: skip
 # At their upper limit these take hours, so they are tried at the lower one and beyond both.
-COSTLY = {"steps", "iterations", "candidates"}
+COSTLY = {"steps", "iterations", "candidates", "size"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,18 @@ class Shrunk:
     def make(self) -> Any:
         """The schedule."""
         return ProgressiveMaskDilate.execute(Pixels((1, 4, 4), "stroke").make()).args[0]
+
+
+class Cut:
+    """An EDIT_PLACE of ours: 16x16 pixels around a small square."""
+
+    def __repr__(self) -> str:
+        return "Cut()"
+
+    def make(self) -> Any:
+        """The place."""
+        square = functional.pad(torch.ones(1, 6, 6), (9, 17, 10, 16))
+        return EditCutOut.execute(Pixels((1, 32, 32, 3)).make(), square, multiple=8).args[2]
 
 
 class Prompted:
@@ -105,6 +120,8 @@ SOUND: dict[str, dict[str, Strategy]] = {
     },
     "PruneCandidates": {"clip": CLIP, "vae": VAE, "prompt": PROMPT, "mask": pixels((1, 32, 32))},
     "EditReport": {"source": pixels((1, 32, 32, 3), (1, 33, 35, 3)), "edited": pixels((1, 32, 32, 3), (2, 32, 32, 3)), "mask": pixels((1, 32, 32))},
+    "EditCutOut": {"image": pixels(*IMAGES[:4]), "mask": pixels((1, 32, 32)), "size": st.sampled_from((0, 24)), "multiple": st.sampled_from((8, 16))},
+    "EditPutBack": {"edited": pixels((1, 16, 16, 3), (2, 16, 16, 3), (1, 32, 32, 3)), "where": st.builds(Cut), "image": st.none() | pixels((1, 32, 32, 3))},
 }  # fmt: skip
 QUICK = {"iterations": st.integers(0, 2)}
 

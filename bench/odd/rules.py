@@ -107,6 +107,8 @@ def kept(value: Any) -> Any:
         return [kept(one) for one in value.unbind()]
     if hasattr(value, "masks") and hasattr(value, "shares"):
         return kept(value.masks), repr(value.shares)
+    if hasattr(value, "window") and hasattr(value, "image"):
+        return kept(value.image), kept(value.mask), repr(value.window)
     return id(value)
 
 
@@ -206,6 +208,28 @@ def reported(given: dict[str, Any], out: Outputs) -> None:
     check(error.ndim == 4 and len(error) == len(given["edited"]) and in_range(error), "error picture")
 
 
+def cut(given: dict[str, Any], out: Outputs) -> None:
+    """Edit Cut Out."""
+    crop, mask, where, report = out
+    multiple, image = given.get("multiple", 64), given["image"]
+    check(len(crop) == len(image) and crop.shape[3] == 3 and all(side % multiple == 0 for side in crop.shape[1:3]), "crop: shape")
+    check(bool(torch.isfinite(crop).all()) and mask.shape[1:] == crop.shape[1:3] and in_range(mask) and bool(mask.any()), "crop or mask: range or shape")
+    check(where.image is image and report.endswith("."), "where or report")
+    if not where.window.is_scaled:
+        check(torch.equal(crop, image[..., :3][:, where.window.rows.slice, where.window.columns.slice].to(crop)), "the picture's own pixels")
+
+
+def put(given: dict[str, Any], out: Outputs) -> None:
+    """Edit Put Back."""
+    (picture,), where = out, given["where"]
+    source = (where.image if given.get("image") is None else given["image"])[..., :3].to(picture)
+    check(picture.shape == (len(given["edited"]), *source.shape[1:]), "picture: shape")
+    mask = torch.zeros(len(where.mask), *source.shape[1:3])
+    mask[where.window.place] = where.mask
+    outside, rows = (mask == 0).expand(len(picture), -1, -1), torch.arange(len(picture)) % len(source)
+    check(torch.equal(picture[outside], source[rows][outside]) and in_range(picture[~outside]), "the background has changed, or the edit is out of range")
+
+
 def loaded(given: dict[str, Any], out: Outputs) -> None:
     """Load OpenCLIP."""
     check(given["clip_name"] == "bld_demo_clip.safetensors" and out[0].name == given["clip_name"], "another model than asked for")
@@ -250,5 +274,7 @@ RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {
     "ClipRankBatch": ranked,
     "PruneCandidates": to_prune,
     "EditReport": reported,
+    "EditCutOut": cut,
+    "EditPutBack": put,
     **dict.fromkeys(CHAINS, edited),
 }

@@ -20,6 +20,15 @@ def scene(background: str, seed: int, *items: tuple[str, int, int, int]) -> Imag
     return Image.fromarray(data.render(data.Plan(placed, data.BACKGROUNDS.index(background), (data.SPLITS["test"], seed))))
 
 
+def panorama(background: str, seed: int, side: int, *items: tuple[str, int, int, int]) -> Image.Image:
+    """A larger picture (side x side) of objects as in `scene`, on a background of which the model sees only a part at a time."""
+    result = scene(background, seed).resize((side, side), Image.Resampling.BICUBIC)
+    for kind, x, y, size in items:
+        drawn = data.sprite(data.KIND_NAMES.index(kind)).resize((size, size), Image.Resampling.LANCZOS)
+        result.paste(drawn, (x - size // 2, y - size // 2), drawn)
+    return result
+
+
 def masked(picture: Image.Image, draw: Draw) -> Image.Image:
     """The picture with a mask in its alpha channel, drawn at four times the size; LoadImage reads 1 - alpha as the mask."""
     mask = Image.new("L", [4 * side for side in picture.size])
@@ -68,7 +77,9 @@ def pictures() -> dict[str, Image.Image]:
     """All of them by file name."""
     blob = [(52, 60), (66, 56), (74, 66), (66, 74), (54, 72), (60, 64)]
     panda, field = ("panda", 66, 72, 84), scene("meadow", 11)
+    large = panorama("meadow", 11, 384, ("fox", 70, 250, 76), ("mushroom", 330, 318, 56), ("turtle", 210, 340, 64), ("butterfly", 120, 80, 40))
     return {
+        "bld_demo_large.png": masked(large, box(232, 196, 300, 268)),
         "bld_demo_edit.png": masked(scene("meadow", 3, ("turtle", 22, 98, 40)), box(44, 16, 124, 114)),
         "bld_demo_background.png": masked(scene("beach", 5, panda), outline(*panda)),
         "bld_demo_scribble.png": masked(scribbled(scene("beach", 6), blob, 22, (205, 40, 40)), ellipse(26, 24, 104, 104)),
