@@ -77,12 +77,18 @@ def encoded(**more: Node) -> dict[str, Node]:
             "negative": node("CLIPTextEncode", "Negative prompt", clip="@load.CLIP", text=""), **more}  # fmt: skip
 
 
-def resize(mask: str = "@picture.MASK") -> dict[str, Node]:
+def resize(mask: str = "@picture.MASK", **inputs: str) -> dict[str, Node]:
     """A column: the mask at latent size."""
-    return {"resize": node("LatentMaskResize", mask=mask, latent="@encode.LATENT")}
+    return {"resize": node("LatentMaskResize", mask=mask, latent="@encode.LATENT", **inputs)}
 
 
-SHRINK = node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", stages=3, growth=1, takeover=0.78)
+def shrink(**inputs: str) -> dict[str, Node]:
+    """The masks of the stages."""
+    return {"shrink": node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", stages=3, growth=1, takeover=0.78, **inputs)}
+
+
+# Nodes that show masks show them on this picture.
+ON_PICTURE = {"image": "@picture.IMAGE"}
 
 
 def sampler(title: str = "", **inputs: Any) -> Node:
@@ -160,8 +166,8 @@ the decoder is tuned until the background of the best one is yours again.
 {own}"""
     return [
         source(file, text, told, model),
-        Step("Prepare picture, prompt and mask", [encoded(), resize()]),
-        Step("Sample candidates while the mask shrinks", [{"shrink": SHRINK}, {"sample": sampler(mask_schedule="@shrink.schedule", **settings)}]),
+        Step("Prepare picture, prompt and mask", [encoded(), resize(**ON_PICTURE)]),
+        Step("Sample candidates while the mask shrinks", [shrink(**ON_PICTURE), {"sample": sampler(mask_schedule="@shrink.schedule", **settings)}]),
         ranking("masked"),
         finish(),
         outcome("edit"),
@@ -190,9 +196,9 @@ The edit fills whole latent pixels, which are wider than the stroke. *Grow Mask*
 **Change first:** the stroke ({PAINT}), the prompt, and *stages* of *Progressive Mask Dilate*."""
     return [
         source("bld_demo_stroke.png", "a cactus", told),
-        Step("Prepare picture, prompt and mask", [encoded(), resize()]),
+        Step("Prepare picture, prompt and mask", [encoded(), resize(**ON_PICTURE)]),
         Step("Sample the same seeds twice: under the thin mask, and under one that shrinks to it", [
-            {"shrink": SHRINK, "thin": sampler("Without shrinking", candidates=4, mask="@resize.mask")},
+            shrink(**ON_PICTURE) | {"thin": sampler("Without shrinking", candidates=4, mask="@resize.mask")},
             {"sample": sampler("With shrinking", candidates=4, mask_schedule="@shrink.schedule"),
              "decode thin": node("VAEDecode", samples="@thin.latent", vae="@load.VAE")}]),
         Step("Look at both, and keep the shrinking one", [
@@ -221,7 +227,7 @@ With your own checkpoint, a tiny VAE (TAESD) is good enough for the judging."""
         source("bld_demo_edit.png", "a turtle", told),
         Step("Prepare picture, prompt and mask", [encoded(), resize() | {"ranker": RANKER}]),
         Step("Sample 16 candidates, and stop the poor ones early", [
-            {"shrink": SHRINK, "prune": prune},
+            shrink() | {"prune": prune},
             {"sample": sampler(steps=30, candidates=16, mask_schedule="@shrink.schedule", pruning="@prune.pruning")}]),
         Step("Rank those that were finished", [{"decode": DECODE}, *ranked.columns[1:]]),
         finish(),
@@ -302,7 +308,7 @@ in the latent, too: the schedule replaces it.
     return [
         source("bld_demo_edit.png", "a sunflower", told),
         Step("Prepare picture, prompt and mask", [encoded(), resize()]),
-        Step("Put the shrinking mask into the model, and sample as usual", [{"shrink": SHRINK}, {"apply": apply}, {"sample": stock}]),
+        Step("Put the shrinking mask into the model, and sample as usual", [shrink(), {"apply": apply}, {"sample": stock}]),
         Step("Restore the background", [{"restore": reconstruct("@sample.LATENT")}]),
         outcome("any_sampler"),
     ]
@@ -407,7 +413,7 @@ def blueprint() -> Graph:
              "positive": node("CLIPTextEncode", "Prompt", clip="@in.clip", text="@words.STRING"),
              "negative": node("CLIPTextEncode", "Negative prompt", clip="@in.clip", text="")}]),
         Step("Sample candidates while the mask shrinks", [
-            {"shrink": SHRINK, "steps": by_quality("Sampling steps", 12, 20, 50), "fit": by_quality("Reconstruction steps", 10, 20, 75)},
+            shrink() | {"steps": by_quality("Sampling steps", 12, 20, 50), "fit": by_quality("Reconstruction steps", 10, 20, 75)},
             {"sample": sampler(model="@in.model", steps="@steps.INT", cfg="@in.cfg", seed="@in.seed", scheduler="normal", candidates="@in.candidates",
                                mask_schedule="@shrink.schedule")}]),
         Step("Rank them, best first", [

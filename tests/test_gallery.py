@@ -154,9 +154,8 @@ def test_the_keys_move_pick_and_enlarge(ui, vue):
     assert ui.complaints == []
 
 
-def test_an_undo_takes_back_one_pick_and_the_gallery_stays(ui):
-    """In the classic canvas: Nodes 2.0 goes on showing the gallery of before the undo."""
-    candidates = open_and_run(ui, vue=False)
+def test_an_undo_takes_back_one_pick_and_the_gallery_stays(ui, vue):
+    candidates = open_and_run(ui, vue)
     picks = [str(candidate["index"]) for candidate in candidates]
 
     def undo(keys: str, pick: str, badge: list[str]) -> None:

@@ -15,6 +15,7 @@ import { api, app } from "./comfy.js";
  */
 export function showOutputs({ name, kind, key, create, event }) {
   const displays = new WeakMap();
+  const elements = new Map();
   const isOurs = (node) => node.constructor.comfyClass === kind;
 
   function show(node, output) {
@@ -59,6 +60,7 @@ export function showOutputs({ name, kind, key, create, event }) {
     },
 
     async afterConfigureGraph() {
+      for (const node of allNodes().filter(isOurs)) takePlace(elements, locatorOf(node), displays.get(node).element);
       const empty = allNodes().filter((node) => isOurs(node) && !show(node, app.nodeOutputs[locatorOf(node)]));
       if (!empty.length) return;
       for (const [id, output] of Object.entries(await lastOutputs())) {
@@ -76,6 +78,16 @@ export function showOutputs({ name, kind, key, create, event }) {
 function addDisplay(node, name, { element, height }) {
   const widget = node.addDOMWidget(`bld_${name}`, `bld_${name}`, element, { serialize: false, hideOnZoom: false, getMinHeight: height });
   widget.serialize = false;
+}
+
+/**
+ * Puts an element where an earlier one of the same node stands: after an undo, Nodes 2.0 draws a node that has the id of one before with the
+ * elements of that one.
+ */
+function takePlace(elements, locator, element) {
+  const earlier = elements.get(locator);
+  elements.set(locator, element);
+  requestAnimationFrame(() => !element.isConnected && earlier?.replaceWith(element));
 }
 
 /** Every node of the workflow, those in its subgraphs included. */
