@@ -2,8 +2,8 @@
 
 ``python run.py bench candidates [--rounds N] [--json FILE]``. Memory is the most that a process of its own holds while it draws the
 candidates, decodes them, ranks them and reconstructs the best, with the nodes' defaults. The race is one of 16 candidates with the defaults of
-Prune Candidates. Its rounds go through all sizes of chunk in turn, so that a busy machine hurts all alike; the figure is the median of the rounds'
-ratios to a single chunk, and how many predictions the network was asked for.
+Prune Candidates. Its rounds go through all sizes of chunk in turn; the figure is the median of the rounds' ratios of processor time to a single chunk, and
+how many predictions the network was asked for.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def peak_memory(count: int) -> float:
 
 
 def race(tools: Tools, edit: Case, chunk: int) -> tuple[float, int]:
-    """Seconds of a race in chunks of this size, and predictions that the network was asked for."""
+    """Seconds of the processor for a race in chunks of this size, and predictions that the network was asked for."""
     asked: list[int] = []
     hook = tools.model.model.diffusion_model.register_forward_pre_hook(lambda network, args: asked.append(len(args[0])))
     pruning = prunings(tools, edit, {"": {}})[""]
-    start = time.perf_counter()
+    start = time.process_time()
     draw(tools, edit, SEED, RACE, steps=STEPS, chunk_size=chunk, pruning=pruning)
     hook.remove()
-    return time.perf_counter() - start, sum(asked)
+    return time.process_time() - start, sum(asked)
 
 
 def answer(options: argparse.Namespace) -> dict[str, Any]:

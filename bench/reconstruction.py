@@ -302,6 +302,7 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     peaks: dict[int, dict[str, Any]] = {options.size: {row.label: take(row, options.size) for row in rows if row.method not in (PASTED, ALONE)}}
     _table.show("", COLUMNS, {row.label: [*values, seconds / rows[Row(row.share, AUTHORS)][-1], peaks[options.size].get(row.label, {}).get("MiB")]
                               for row, (*values, seconds) in rows.items()})  # fmt: skip
+    print("a background of inf dB is exact by composition: the source is pasted outside the mask")
     for size in () if options.quick else [side for side in LARGER if side > options.size]:
         peaks[size] = {name: take(Row(0.25, name), size) for name in COMPARED}
         told = ", ".join(f"{name} {one['MiB']:.0f} MiB" for name, one in peaks[size].items())

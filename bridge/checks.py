@@ -34,7 +34,7 @@ def as_samples(latent: dict, name: str = "latent") -> Tensor:
     Raises ValueError where there are none, where they hold NaN, and for nested and audio latents.
     """
     samples = latent.get("samples") if isinstance(latent, dict) else None
-    if samples is None:
+    if not isinstance(samples, Tensor) and not getattr(samples, "is_nested", False):
         raise ValueError(f"{name} is not a latent: connect a LATENT, for example from VAE Encode.")
     if getattr(samples, "is_nested", False):
         raise ValueError(f"{name} is a nested latent of audio and video: connect a latent of pictures or of video alone.")

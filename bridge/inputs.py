@@ -83,7 +83,7 @@ def check_one(declared: io.Input, value: object) -> None:
 
 
 def expected(declared: io.Input, value: object) -> str | None:
-    """What the value must be, in words, where it is something else. A LATENT is left to `checks`, which knows what is wrong with one."""
+    """What the value must be, in words, where it is something else. The samples of a LATENT are left to `checks`, which knows more kinds."""
     match declared:
         case io.Int.Input():
             right = isinstance(value, numbers.Integral) and declared.min <= value <= declared.max
@@ -99,6 +99,9 @@ def expected(declared: io.Input, value: object) -> str | None:
             return None if isinstance(value, numbers.Integral) else "true or false"
         case io.Image.Input() | io.Mask.Input():
             return None if is_plain(value) else a(declared.get_io_type())
+        case io.Latent.Input():
+            masked = value.get("noise_mask") if isinstance(value, Mapping) else None
+            return None if masked is None or (is_plain(masked) and masked.ndim >= 2 and masked.numel() > 0) else "a LATENT whose noise_mask is a MASK"
         case io.Conditioning.Input():
             return None if is_conditioning(value) else "a CONDITIONING, for example from CLIP Text Encode"
     parts = PARTS.get(declared.get_io_type(), ())

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The folder name is part of the pack's public face: the browser finds its templates and help pages under it.
 PACK = "comfyui-blended-latent-diffusion"
 PACKS = {PACK: ROOT, "bld-demo": ROOT / "demo"}
+LEASH = ROOT / "host" / "leash.py"
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
 FAILURES = re.compile(r"IMPORT FAILED|Cannot import|comfy_entrypoint|Traceback \(most|Failed to execute startup-script")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -104,6 +105,7 @@ class Server:
         with undisturbed():
             if self._process is not None:
                 end_process_group(self._process)
+                self._process.stdin.close()
             if self._temporary:
                 for name in self.packs:
                     unlink_folder(self.base / "custom_nodes" / name)
@@ -125,7 +127,7 @@ class Server:
             shutil.copytree(folder, self.base / "input", dirs_exist_ok=True)
 
     def _start(self) -> None:
-        command = [str(self.host.python), "main.py", "--listen", "127.0.0.1", "--port", str(self.port),
+        command = [str(self.host.python), str(LEASH), "main.py", "--listen", "127.0.0.1", "--port", str(self.port),
                    "--base-directory", str(self.base), "--database-url", "sqlite:///:memory:",
                    "--disable-api-nodes", "--disable-auto-launch", "--disable-all-custom-nodes"]
         if self.packs:
@@ -137,7 +139,8 @@ class Server:
         group = ({"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt"
                  else {"start_new_session": True})
         with self.log_file.open("wb") as log:
-            self._process = subprocess.Popen(command, cwd=self.host.comfyui, env=environment, stdin=subprocess.DEVNULL,
+            # Its end of the pipe closes when this process ends, be it killed.
+            self._process = subprocess.Popen(command, cwd=self.host.comfyui, env=environment, stdin=subprocess.PIPE,
                                              stdout=log, stderr=subprocess.STDOUT, **group)
 
     def _wait(self) -> None:

@@ -10,7 +10,17 @@ from host.server import LOCAL, PACK
 
 Json = dict[str, Any]
 # ComfyUI's own page looks for files that a user may have made and for help in the user's language, and touches its graph too early.
-ITS_OWN = ("/userdata", "/user.css", "/en.md", "graph accessed before initialization")
+ITS_OWN = ("/userdata", "/user.css", "/en.md", "/favicon.ico", "graph accessed before initialization")
+
+SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark"}
+# Does what the Templates list does. To load the page takes ten times as long.
+OPEN = """async ({name, path, settings}) => {
+    const {setting, command} = app.extensionManager
+    for (const [key, value] of Object.entries(settings)) if (setting.get(key) !== value) await setting.set(key, value)
+    if (!path) return await command.execute('Comfy.NewBlankWorkflow')
+    const file = await window.comfyAPI.api.api.fetchApi(path)
+    await app.loadGraphData(await file.json(), true, true, name)
+}"""
 
 # The nodes of the open graph that cover each other, titles included, as pairs of names.
 OVERLAPS = """() => {
@@ -47,6 +57,17 @@ BEHIND = """() => {
     }
     return [...found]
 }"""
+# Resolves when nothing has moved, appeared or loaded for a while, counted in frames: on a busy machine these take longer.
+CALM = """async () => {
+    const shown = () => JSON.stringify([app.canvas.graph.nodes.map(n => [...n.boundingRect, n.imgs?.length]), [...document.images].map(i => i.complete)])
+    for (let before = '', calm = 0; calm < 10; calm++) {
+        await new Promise(requestAnimationFrame)
+        const now = shown()
+        if (now !== before) calm = 0
+        before = now
+    }
+}"""
+RESULTS = "[...document.querySelectorAll('[data-testid=result-item]')].map(item => item.innerText).join()"
 
 
 class Ui:
@@ -56,6 +77,8 @@ class Ui:
         self.page = page
         self.url = url
         self.complaints: list[str] = []
+        self._loaded = False
+        page.set_default_timeout(120_000)  # a busy machine takes long to load the page
         page.on("console", self._listen)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
@@ -65,8 +88,20 @@ class Ui:
             self.complaints.append(text)
 
     def open(self, example: str | None = None) -> None:
-        """Open the page with one of the pack's examples, as its Templates list does, or with an empty graph."""
-        self._be_new()
+        """Open one of the pack's examples, as the Templates list does, or an empty graph: in a page of a new user, or in the one that is there."""
+        if self._loaded:
+            path = f"/workflow_templates/{PACK}/{example}.json" if example else None
+            self.page.evaluate(OPEN, {"name": example, "path": path, "settings": SETTINGS})
+        else:
+            self._be_new()
+            self._load(example)
+            self._loaded = True
+
+    def renew(self) -> None:
+        """Let the next open() load the page again, since something was changed that it would not put right."""
+        self._loaded = False
+
+    def _load(self, example: str | None) -> None:
         self.page.goto(f"{self.url}/?template={example}&source={PACK}" if example else self.url)
         self._wait()
         if example:
@@ -80,9 +115,12 @@ class Ui:
         self.page.wait_for_function("() => window.app?.vueAppReady && window.app.extensionManager")
 
     def _be_new(self) -> None:
+        # The page would go on with what it did last.
+        self.page.goto(f"{self.url}/system_stats")
+        self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")
         # To a known user the page opens a stock workflow first, and asks for the models of that one.
-        request = urllib.request.Request(f"{self.url}/settings", b'{"Comfy.TutorialCompleted": false, "Comfy.VueNodes.Enabled": false}',
-                                         {"Content-Type": "application/json"}, method="POST")
+        settings = json.dumps({"Comfy.TutorialCompleted": False, "Comfy.Locale": "en", **SETTINGS}).encode()
+        request = urllib.request.Request(f"{self.url}/settings", settings, {"Content-Type": "application/json"}, method="POST")
         LOCAL.open(request, timeout=10).close()
 
     def show_renderer(self, vue: bool) -> None:
@@ -101,6 +139,14 @@ class Ui:
     def enter(self, title: str) -> None:
         """Open the subgraph of the node with this title."""
         self.page.evaluate("title => { const node = app.graph.nodes.find(n => n.title === title); app.canvas.openSubgraph(node.subgraph, node) }", title)
+
+    def leave(self) -> None:
+        """Show the whole workflow again, from wherever in its subgraphs."""
+        self.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+
+    def titles(self) -> list[str]:
+        """The titles of the nodes of the open graph."""
+        return self.page.evaluate("() => app.canvas.graph.nodes.map(n => n.title)")
 
     def load(self, workflow: Json) -> None:
         """Open a workflow, as if its file were dropped on the page."""
@@ -124,16 +170,21 @@ class Ui:
 
     def run(self, timeout: float = 300, press: Any = None) -> Json:
         """Press Run, or the button `press`, and wait for the end; returns the server's record of the run. Raises TimeoutError."""
-        before = set(self._get("/history"))
-        press.click() if press else self.press_run()
+        with self.page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")) as sent:
+            press.click() if press else self.press_run()
+        prompt_id = sent.value.json()["prompt_id"]
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            done = [entry for prompt_id, entry in self._get("/history").items() if prompt_id not in before]
+            done = self._get(f"/history/{prompt_id}")
             if done:
-                self.page.wait_for_timeout(1000)  # for the pictures to be drawn
-                return done[0]
-            self.page.wait_for_timeout(300)
+                self.settle()
+                return done[prompt_id]
+            self.page.wait_for_timeout(100)
         raise TimeoutError(f"the run was not done in {timeout:.0f} s")
+
+    def settle(self) -> None:
+        """Wait until everything is drawn and in its place."""
+        self.page.evaluate(CALM)
 
     def overlaps(self) -> list[list[str]]:
         """The pairs of nodes that cover each other."""
@@ -155,7 +206,7 @@ class Ui:
             app.canvas.ds.offset = [-low(0), -low(1)]
             app.canvas.setDirty(true, true)
         }""")
-        self.page.wait_for_timeout(500)
+        self.settle()
 
     def search(self, words: str) -> list[list[str]]:
         """What the node search finds, best first: the lines of each entry, first the title, then the pack that it is from."""
@@ -173,8 +224,16 @@ class Ui:
 
     def _search(self, words: str) -> None:
         self.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-        self.page.get_by_role("combobox").first.fill(words)
-        self.page.wait_for_timeout(1500)  # for the entries to follow
+        field = self.page.get_by_role("combobox").first
+        field.wait_for()
+        before = self.page.evaluate(RESULTS)
+        field.fill(words)
+        # The box searches some time after the last key, lists nothing at first, and then in steps.
+        self.page.wait_for_function(f"before => ![before, ''].includes({RESULTS})", arg=before)
+        found = None
+        while found != (found := self.page.evaluate(RESULTS)):
+            self.page.wait_for_timeout(1000)
+        self.settle()
 
     def pictures(self) -> dict[str, int]:
         """How many loaded pictures each node shows, by node id. Nodes 2.0 draws them as elements of its own."""

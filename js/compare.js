@@ -2,21 +2,22 @@
 import { showOutputs } from "./lib/display.js";
 import { addStyle, element, fileUrl, shareWithCanvas } from "./lib/dom.js";
 import { FitCurve } from "./lib/fit_curve.js";
+import { t } from "./lib/words.js";
 
 addStyle(new URL("./compare.css", import.meta.url));
 
-const LAYERS = {
-  source: ["Source", "The source picture."],
-  decode: ["Plain decode", "What VAE Decode makes of the latent."],
-  error: ["Error", "How much the background differs from the source, 16 times brighter. Black means unchanged."],
-  seam: ["Seam", "The mask's edge: green where it can't be seen, red where it shows."],
-};
-const FIGURES = [
-  ["background_psnr", "Background", "dB", "How close the background is to the source. Higher is better: above 40 dB a difference is hard to see; 150 means identical."],
-  ["worst_block", "Worst block", "dB", "The same for the worst 16x16 pixels of the background."],
-  ["seam", "Seam", "levels", "How visible the mask's edge is, in levels of 255. Below 1 or 2 is good."],
-  ["colour_shift", "Color shift", "ΔE00", "How much the background's colors changed. 1 is just visible."],
-  ["flicker", "Flicker", "levels", "How much the seam changed since the frame before, beyond the source's own change. 0 means steady."],
+const layers = () => ({
+  source: [t("Source"), t("The source picture.")],
+  decode: [t("Plain decode"), t("What VAE Decode makes of the latent.")],
+  error: [t("Error"), t("How much the background differs from the source, 16 times brighter. Black means unchanged.")],
+  seam: [t("Seam"), t("The mask's edge: green where it can't be seen, red where it shows.")],
+});
+const figuresToShow = () => [
+  ["background_psnr", t("Background"), "dB", t("How close the background is to the source. Higher is better: above 40 dB a difference is hard to see; 150 means identical.")],
+  ["worst_block", t("Worst block"), "dB", t("The same for the worst 16x16 pixels of the background.")],
+  ["seam", t("Seam"), t("levels"), t("How visible the mask's edge is, in levels of 255. Below 1 or 2 is good.")],
+  ["colour_shift", t("Color shift"), "ΔE00", t("How much the background's colors changed. 1 is just visible.")],
+  ["flicker", t("Flicker"), t("levels"), t("How much the seam changed since the frame before, beyond the source's own change. 0 means steady.")],
 ];
 const EMPTY_HEIGHT = 28;
 const HEIGHT = 370;
@@ -33,7 +34,7 @@ function createComparison(node) {
   const before = element("img", { className: "bld-before", draggable: false });
   const after = element("img", { className: "bld-after", draggable: false });
   const name = element("span", { className: "bld-name" });
-  const slider = element("input", { type: "range", min: "0", max: "100", step: "0.5", value: "50", aria: { label: "Before and after" } });
+  const slider = element("input", { type: "range", min: "0", max: "100", step: "0.5", value: "50", aria: { label: t("Before and after") } });
   const frame = element(
     "div",
     { className: "bld-frame" },
@@ -41,7 +42,7 @@ function createComparison(node) {
     before,
     element("i", { className: "bld-line" }),
     name,
-    element("span", { className: "bld-name bld-right" }, "Result"),
+    element("span", { className: "bld-name bld-right" }, t("Result")),
     slider,
   );
   const figures = element("table", { className: "bld-figures" });
@@ -49,7 +50,7 @@ function createComparison(node) {
   const whole = element(
     "div",
     { className: "bld-compare", dataset: { state: "empty" } },
-    element("div", { className: "bld-hint" }, "Run to compare before and after."),
+    element("div", { className: "bld-hint" }, t("Run to compare before and after.")),
     element("div", { className: "bld-bar" }, tabs, pager),
     element("div", { className: "bld-stage" }, frame),
     figures,
@@ -68,13 +69,14 @@ function createComparison(node) {
 
   function draw() {
     const { files, figures: measured, number, run } = pages[page];
-    const shown = Object.keys(LAYERS).filter((key) => files[key]);
+    const known = layers();
+    const shown = Object.keys(known).filter((key) => files[key]);
     if (!shown.includes(layer)) layer = shown[0];
     tabs.replaceChildren(
       ...shown.map((key) =>
         element("button", {
-          textContent: LAYERS[key][0],
-          title: LAYERS[key][1],
+          textContent: known[key][0],
+          title: known[key][1],
           dataset: { layer: key },
           aria: { pressed: String(key === layer) },
           onclick: () => choose(key),
@@ -83,8 +85,8 @@ function createComparison(node) {
     );
     after.src = fileUrl(files.result);
     before.src = fileUrl(files[layer]);
-    name.textContent = LAYERS[layer][0];
-    pager.replaceChildren(...(pages.length > 1 ? [turn("‹", -1), `${number} of ${run.count}`, turn("›", 1)] : []));
+    name.textContent = known[layer][0];
+    pager.replaceChildren(...(pages.length > 1 ? [turn("‹", -1), t("{place} of {count}", { place: number, count: run.count }), turn("›", 1)] : []));
     figures.replaceChildren(...rows(measured));
     cost.textContent = run.method ? `${run.method}, ${run.seconds.toFixed(run.seconds < 10 ? 1 : 0)} s` : "";
     cost.title = run.report ?? "";
@@ -103,7 +105,7 @@ function createComparison(node) {
   const turn = (text, by) =>
     element("button", {
       textContent: text,
-      aria: { label: by > 0 ? "Next picture" : "Previous picture" },
+      aria: { label: by > 0 ? t("Next picture") : t("Previous picture") },
       disabled: !pages[page + by],
       onclick: () => {
         page += by;
@@ -138,10 +140,10 @@ function createComparison(node) {
 /** The rows of the table: a figure each, a column for each picture that is measured. */
 function rows(measured) {
   const columns = Object.keys(measured);
-  const head = element("tr", {}, element("th"), ...columns.map((key) => element("th", {}, key === "decode" ? "Decode" : "Result")));
+  const head = element("tr", {}, element("th"), ...columns.map((key) => element("th", {}, key === "decode" ? t("Decode") : t("Result"))));
   return [
     head,
-    ...FIGURES.filter(([key]) => key !== "flicker" || typeof measured.result[key] === "number").map(([key, label, unit, help]) =>
+    ...figuresToShow().filter(([key]) => key !== "flicker" || typeof measured.result[key] === "number").map(([key, label, unit, help]) =>
       element(
         "tr",
         { title: help, dataset: { figure: key } },

@@ -2,9 +2,10 @@
 import { app } from "./lib/comfy.js";
 import { showOutputs } from "./lib/display.js";
 import { addStyle, element, fileUrl, shareWithCanvas } from "./lib/dom.js";
-import { nodesBefore, setWidget, tell } from "./lib/graph.js";
+import { nodesBefore, setWidget, tell, undoably } from "./lib/graph.js";
 import { openLarge } from "./lib/large.js";
 import { valueOf, watchWidgets } from "./lib/widgets.js";
+import { t } from "./lib/words.js";
 
 addStyle(new URL("./gallery.css", import.meta.url));
 
@@ -13,13 +14,14 @@ showOutputs({ name: "BlendedLatent.Gallery", kind: "ClipRankBatch", key: "galler
 class Gallery {
   #node;
   #bar = element("div", { className: "bld-gallery-bar" });
-  #grid = element("div", { className: "bld-gallery-grid", role: "listbox", ariaLabel: "Candidates", ariaMultiSelectable: "true" });
+  #grid = element("div", { className: "bld-gallery-grid", role: "listbox", ariaLabel: t("Candidates"), ariaMultiSelectable: "true" });
   #candidates = [];
   // Of these there is no picture, so they can't be picked.
   #dropped = [];
   #tiles = [];
   // The candidates that the user saw when picking.
   #pickedFrom = "";
+  #large;
 
   element = element("div", { className: "bld-gallery" }, this.#bar, this.#grid);
 
@@ -45,6 +47,12 @@ class Gallery {
     this.#node.graph?.setDirtyCanvas(true, true);
   }
 
+  /** The node goes, by an undo, say, and with it what stands outside it. */
+  remove() {
+    hideCard();
+    this.#large?.close();
+  }
+
   // --- Picks ---
 
   /** The numbers in the widget, as far as they are numbers. */
@@ -64,8 +72,8 @@ class Gallery {
 
   #pick(picks) {
     this.#pickedFrom = this.#shown;
-    if (setWidget(this.#node, "pick", picks.join(","))) this.#draw();
-    else tell("warn", "Not picked", "The input pick is connected, so the node behind it decides what is picked.");
+    if (undoably(() => setWidget(this.#node, "pick", picks.join(",")))) this.#draw();
+    else tell("warn", t("Not picked"), t("The input pick is connected, so the node behind it decides what is picked."));
   }
 
   #toggle(index, several) {
@@ -83,7 +91,7 @@ class Gallery {
     const [width, height] = size;
     const made = element(
       "div",
-      { className: "bld-gallery-tile", role: "option", tabIndex: place ? -1 : 0, ariaLabel: `Rank ${place + 1}, candidate ${index}, score ${shortly(score)}` },
+      { className: "bld-gallery-tile", role: "option", tabIndex: place ? -1 : 0, ariaLabel: t("Rank {rank}, candidate {index}, score {score}", { rank: place + 1, index, score: shortly(score) }) },
       element("img", { src: fileUrl(tile), alt: "", loading: "lazy", decoding: "async", draggable: false, style: { aspectRatio: `${width} / ${height}` } }),
       element("span", { className: "bld-gallery-badge" }),
       element("span", { className: "bld-gallery-label" }, element("b", {}, `${place + 1}`), element("span", {}, shortly(score))),
@@ -108,7 +116,7 @@ class Gallery {
   }
 
   #droppedTile(candidate) {
-    const made = element("div", { className: "bld-gallery-dropped" }, "dropped");
+    const made = element("div", { className: "bld-gallery-dropped" }, t("dropped"));
     made.onmouseenter = () => showCard(made, this.#details(candidate, null));
     made.onmouseleave = hideCard;
     return made;
@@ -129,16 +137,16 @@ class Gallery {
 
   #summary(picks, isPending) {
     const { length } = this.#candidates;
-    if (!length) return [element("span", {}, "Run the workflow, then pick your candidates here.")];
+    if (!length) return [element("span", {}, t("Run the workflow, then pick your candidates here."))];
     const out = this.#candidates.filter((candidate) => candidate.out).length + this.#dropped.length;
     const isStale = picks.length > 0 && this.#pickedFrom !== this.#shown;
     const all = length + this.#dropped.length;
-    const counts = `${all} candidate${all > 1 ? "s" : ""}${out ? `, ${out} left out` : ""}`;
+    const counts = [all > 1 ? t("{count} candidates", { count: all }) : t("1 candidate"), out ? t("{count} left out", { count: out }) : null];
     return [
-      element("span", { title: "Click: pick. Ctrl+click: pick several. Double click or Space: enlarge. Arrow keys: move. Enter: pick." }, counts),
-      picks.length ? element("span", { className: "bld-gallery-picks" }, `Picked ${picks.join(", ")}`, this.#button("✕", "Return the best again", () => this.#pick([]))) : null,
-      isStale ? element("span", { className: "bld-gallery-stale", title: "You picked before these candidates were drawn." }, "from earlier candidates") : null,
-      isPending ? this.#button("Run", "Run the workflow with this choice", () => app.queuePrompt(0), "bld-gallery-run") : null,
+      element("span", { title: t("Click: pick. Ctrl+click: pick several. Double click or Space: enlarge. Arrow keys: move. Enter: pick.") }, counts.filter(Boolean).join(", ")),
+      picks.length ? element("span", { className: "bld-gallery-picks" }, t("Picked {picks}", { picks: picks.join(", ") }), this.#button("✕", t("Return the best again"), () => this.#pick([]))) : null,
+      isStale ? element("span", { className: "bld-gallery-stale", title: t("You picked before these candidates were drawn.") }, t("from earlier candidates")) : null,
+      isPending ? this.#button(t("Run"), t("Run the workflow with this choice"), () => app.queuePrompt(0), "bld-gallery-run") : null,
     ].filter(Boolean);
   }
 
@@ -157,10 +165,10 @@ class Gallery {
     return element(
       "div",
       { className: "bld-details" },
-      place === null ? null : element("header", {}, element("b", {}, `Rank ${place + 1}`), element("span", {}, `candidate ${index}`), element("b", {}, shortly(score))),
+      place === null ? null : element("header", {}, element("b", {}, t("Rank {rank}", { rank: place + 1 })), element("span", {}, t("candidate {index}", { index })), element("b", {}, shortly(score))),
       out ? element("p", {}, out) : null,
       score === null ? null : element("table", {}, ...rows),
-      seed === null ? null : element("footer", {}, `seed ${seed}`),
+      seed === null ? null : element("footer", {}, t("seed {seed}", { seed })),
     );
   }
 
@@ -188,19 +196,19 @@ class Gallery {
 
   #enlarge(start) {
     hideCard();
-    const large = openLarge({
+    this.#large = openLarge({
       count: this.#candidates.length,
       start,
       describe: (place) => {
         const candidate = this.#candidates[place];
         const isPicked = this.#picks.includes(candidate.index);
-        const pick = { text: isPicked ? "✓ Picked" : "Pick", title: "Enter", key: "Enter", act: () => this.#toggle(candidate.index, true) };
+        const pick = { text: isPicked ? t("✓ Picked") : t("Pick"), title: "Enter", key: "Enter", act: () => this.#toggle(candidate.index, true) };
         const keep = {
-          text: "Keep this seed",
-          title: `Draw this candidate alone from now on: seed ${candidate.seed}`,
+          text: t("Keep this seed"),
+          title: t("Draw this candidate alone from now on: seed {seed}", candidate),
           act: () => {
-            large.close();
-            this.#keepSeed(candidate);
+            this.#large.close();
+            undoably(() => this.#keepSeed(candidate));
           },
         };
         return { src: fileUrl(candidate.large), caption: this.#details(candidate, place), actions: candidate.seed === null ? [pick] : [pick, keep] };
@@ -211,12 +219,12 @@ class Gallery {
 
   #keepSeed({ seed }) {
     const sampler = [...nodesBefore(this.#node, ["latents", "images"])].find((node) => node.constructor.comfyClass === "BlendedLatentKSampler");
-    if (!sampler) return tell("warn", "Seed not kept", "No Blended Latent KSampler lies before this node.");
+    if (!sampler) return tell("warn", t("Seed not kept"), t("No Blended Latent KSampler lies before this node."));
     if (!setWidget(sampler, "seed", Number(seed)) || !setWidget(sampler, "candidates", 1)) {
-      return tell("warn", "Seed not kept", `Another node gives the sampler its seed or candidates: set seed ${seed} and 1 candidate there.`);
+      return tell("warn", t("Seed not kept"), t("Another node gives the sampler its seed or candidates: set seed {seed} and 1 candidate there.", { seed }));
     }
     this.#pick([]);
-    tell("success", "Seed kept", `${sampler.title} now draws one candidate with seed ${seed}.`);
+    tell("success", t("Seed kept"), t("{sampler} now draws one candidate with seed {seed}.", { sampler: sampler.title, seed }));
   }
 }
 

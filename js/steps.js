@@ -5,10 +5,11 @@ import { nodesBefore } from "./lib/graph.js";
 import { createBar, inPercent, schedules } from "./lib/schedule_bar.js";
 import { sharesAsked } from "./lib/stage_shares.js";
 import { isLinked, valueOf, watchWidgets } from "./lib/widgets.js";
+import { t } from "./lib/words.js";
 
 const HEIGHT = 70;
 const DECIDING = ["steps", "sampler_name", "scheduler", "denoise"];
-const inSteps = (count) => `${count} ${count === 1 ? "step" : "steps"}`;
+const inSteps = (count) => (count === 1 ? t("1 step") : t("{count} steps", { count }));
 
 /** Blended Latent KSampler: the steps of the last run, as long as what decides them is as it was; before that the stages that are asked for. */
 function createRun(node) {
@@ -32,14 +33,17 @@ function createRun(node) {
       const known = shares ?? [1];
       bar.drawStages(known, known.map(() => ""), known.map(inPercent));
       bar.drawSteps([], []);
-      return bar.say("Run to see the steps.");
+      return bar.say(t("Run to see the steps."));
     }
     const last = run.shares.length - 1;
     const counts = run.shares.map((_, stage) => run.stages.filter((one) => one === stage).length);
     bar.drawStages(
       run.shares,
       counts.map((count) => (count ? `${count}` : "")),
-      counts.map((count, i) => `${i === last ? "The mask itself" : `Stage ${i + 1}`}, ${inPercent(run.covers[i])} of the latent: ${inSteps(count)}`),
+      counts.map((count, i) => {
+        const values = { stage: i + 1, covered: inPercent(run.covers[i]), steps: inSteps(count) };
+        return i === last ? t("The mask itself, {covered} of the latent: {steps}", values) : t("Stage {stage}, {covered} of the latent: {steps}", values);
+      }),
     );
     bar.drawSteps(run.starts, run.stages);
     bar.say(inSteps(run.starts.length));
@@ -47,11 +51,6 @@ function createRun(node) {
 
   watchWidgets(node, DECIDING, draw);
   schedules.addEventListener("change", draw);
-  const before = node.onRemoved;
-  node.onRemoved = function (...values) {
-    schedules.removeEventListener("change", draw);
-    return before?.apply(this, values);
-  };
   requestAnimationFrame(draw);
   return {
     element: bar.element,
@@ -66,10 +65,11 @@ function createRun(node) {
         draw();
       } else if (run) {
         bar.drawMark(run.starts[step]);
-        bar.say(`step ${step + 1} of ${run.starts.length}`);
+        bar.say(t("step {step} of {steps}", { step: step + 1, steps: run.starts.length }));
       }
     },
     stop: draw,
+    remove: () => schedules.removeEventListener("change", draw),
   };
 }
 

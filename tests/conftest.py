@@ -114,17 +114,24 @@ def chromium(pytestconfig: pytest.Config) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def ui(chromium: Any, server: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The real user interface in a real browser; it ends in a picture of the screen under output/screenshots."""
+@pytest.fixture(scope="session")
+def tab(chromium: Any, server: Any) -> Any:
+    """The real user interface in a real browser."""
     from host.ui import Ui
-    context = chromium.new_context(viewport={"width": 1600, "height": 1000})
-    opened = Ui(context.new_page(), server.url)
-    yield opened
+    return Ui(chromium.new_page(viewport={"width": 1600, "height": 1000}), server.url)
+
+
+@pytest.fixture
+def ui(tab: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The one tab of all tests: most of their time would go into loading the page. It ends in a picture of the screen under output/screenshots."""
+    tab.complaints.clear()
+    failed = request.session.testsfailed
+    yield tab
     SHOTS.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w-]+", "_", request.node.name).strip("_")
-    opened.page.screenshot(path=SHOTS / f"{name}.png")
-    context.close()
+    tab.page.screenshot(path=SHOTS / f"{name}.png")
+    if request.session.testsfailed > failed:
+        tab.renew()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_workflows import EXAMPLES, NEEDS_A_CHECKPOINT, RUNNABLE, nodes_of, workflow
+from test_workflows import EXAMPLES, NEEDS_A_CHECKPOINT, nodes_of, workflow
 
 from conftest import ROOT
 from host import compose, examples
@@ -16,53 +16,45 @@ def without_titles(prompt: dict) -> dict:
     return {node_id: {"class_type": node["class_type"], "inputs": node["inputs"]} for node_id, node in prompt.items()}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_opens_without_a_complaint(ui, client, name):
-    ui.open(name)
-    assert ui.missing_nodes() == []
-    assert without_titles(ui.prompt()) == without_titles(client.prompt(workflow(name))), "our client sends what the browser sends"
-    assert ui.complaints == []
-
-
-RENDERERS = {"classic": False, "nodes 2.0": True}
-
-
 def faults(ui) -> dict[str, list]:
     """What is wrong with how the open graph is laid out, and what the console complains of."""
-    ui.page.wait_for_timeout(1000)  # for the nodes to have their sizes
     found = {"nodes that cover each other": ui.overlaps(), "wires behind other nodes": ui.wires_behind_nodes(), "complaints": ui.complaints}
     return {what: those for what, those in found.items() if those}
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
-def test_an_example_runs_in_both_renderers_and_no_node_covers_another(ui, name):
-    for vue in RENDERERS.values():
-        ui.open(name)
+def show_all_is_well(ui, when: str) -> None:
+    """The open graph and what is inside its blueprint are laid out well."""
+    assert faults(ui) == {}, when
+    if examples.BLUEPRINT in ui.titles():
+        ui.enter(examples.BLUEPRINT)
+        assert faults(ui) == {}, f"{when}, inside the blueprint"
+        ui.leave()
+
+
+def show_pictures(ui) -> None:
+    """Each node that shows pictures has some."""
+    shown, prompt = ui.pictures(), ui.prompt()
+    for kind in ("SaveImage", "PreviewImage"):
+        for node in nodes_of(prompt, kind):
+            assert shown.get(node), f"{kind} {node} shows nothing"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_opens_and_runs_well_in_both_renderers(ui, client, name):
+    """One run is shown in both: what it computes doesn't depend on who shows it."""
+    ui.open(name)
+    assert ui.missing_nodes() == []
+    assert without_titles(ui.prompt()) == without_titles(client.prompt(workflow(name))), "our client sends what the browser sends"
+    show_all_is_well(ui, "before a run")
+    ui.show_renderer(vue=True)
+    show_all_is_well(ui, "before a run, Nodes 2.0")
+    if name in NEEDS_A_CHECKPOINT:
+        return
+    assert ui.run()["status"]["status_str"] == "success"
+    for vue, renderer in ((True, "Nodes 2.0"), (False, "classic")):
         ui.show_renderer(vue)
-        assert faults(ui) == {}
-        assert ui.run()["status"]["status_str"] == "success"
-        assert faults(ui) == {}, "after the run"
-        shown, prompt = ui.pictures(), ui.prompt()
-        for kind in ("SaveImage", "PreviewImage"):
-            for node in nodes_of(prompt, kind):
-                assert shown.get(node), f"{kind} {node} shows nothing"
-
-
-@pytest.mark.parametrize("vue", RENDERERS.values(), ids=RENDERERS)
-def test_the_checkpoint_example_is_laid_out_well_too(ui, vue):
-    ui.open(*NEEDS_A_CHECKPOINT)
-    ui.show_renderer(vue)
-    assert faults(ui) == {}
-
-
-@pytest.mark.parametrize("vue", RENDERERS.values(), ids=RENDERERS)
-def test_what_is_inside_the_blueprint_is_laid_out_well(ui, vue):
-    ui.open("one_node")
-    ui.show_renderer(vue)
-    ui.enter(examples.BLUEPRINT)
-    assert faults(ui) == {}
-    ui.run()
-    assert faults(ui) == {}, "after the run"
+        show_all_is_well(ui, f"after a run, {renderer}")
+        show_pictures(ui)
 
 
 def test_a_node_that_covers_another_and_a_wire_behind_one_are_found(ui):
@@ -99,18 +91,21 @@ def test_the_quality_of_the_blueprint_sets_the_steps(client, quality, steps, fit
     assert [run.outputs[f"see {name}"]["text"] for name in chosen] == [[str(steps)], [str(fit)]]
 
 
-@pytest.mark.parametrize(("words", "title"), [
-    ("inpaint", "Blended Latent KSampler"), ("seam", "Decoder Finetune Reconstruct"), ("best of", "CLIP Rank Batch"), ("pick", "CLIP Rank Batch"),
-    ("compare", "Edit Report"), ("thin mask", "Progressive Mask Dilate"), ("blended latent edit", examples.BLUEPRINT)])  # fmt: skip
-def test_the_node_search_finds_the_right_node_of_ours_first(ui, words, title):
+FOUND_BY = {"inpaint": "Blended Latent KSampler", "seam": "Decoder Finetune Reconstruct", "best of": "CLIP Rank Batch", "pick": "CLIP Rank Batch",
+            "compare": "Edit Report", "thin mask": "Progressive Mask Dilate", "blended latent edit": examples.BLUEPRINT}  # fmt: skip
+
+
+def test_the_node_search_finds_the_right_node_of_ours_first(ui):
     """Other packs' nodes that have the words in their names always come before."""
     ui.open()
-    found = ui.search(words)
-    assert next(name for name, *about in found if PACK in about or name == examples.BLUEPRINT) == title, found
+    for words, title in FOUND_BY.items():
+        found = ui.search(words)
+        assert next(name for name, *about in found if PACK in about or name == examples.BLUEPRINT) == title, (words, found)
 
 
 def test_every_help_page_opens_with_all_its_pictures(ui):
     ui.open()
+    ui.renew()  # the help stays open
     for page in sorted((ROOT / "js" / "docs").glob("*.md")):
         linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
         shown = ui.help_pictures(page.stem)

@@ -76,17 +76,44 @@ def test_a_text_is_in_its_language_and_has_the_numbers_of_the_original(nodes, la
             assert isinstance(found[place], str) or found[place]["name"], f"{name} {place} has no name"
 
 
+def words() -> dict[str, list[str]]:
+    """The displays' texts: English and its translations, in the order of LANGUAGES."""
+    text = (ROOT / "js" / "lib" / "words.js").read_text(encoding="utf-8")
+    assert re.search(r"const LANGUAGES = (.+);", text)[1] == json.dumps(list(LANGUAGES))
+    return json.loads(re.search(r"const WORDS = (\{.+?\n\});", text, re.DOTALL)[1])
+
+
+def in_displays(pattern: str) -> list[str]:
+    """What a pattern finds in the displays' code, comments and the table of words apart."""
+    code = (path.read_text(encoding="utf-8") for path in (ROOT / "js").rglob("*.js") if path.name != "words.js")
+    return re.findall(pattern, re.sub(r"//.*|/\*[\s\S]*?\*/", "", "\n".join(code)))
+
+
+def test_every_text_of_a_display_is_translated_and_keeps_its_values():
+    table = words()
+    assert set(in_displays(r"\bt\(\s*\"([^\"]+)\"")) == set(table)
+    sentences = in_displays(r"(?<!\bt\()\"[A-Z][a-z]+ [^\"]*\"|`[A-Z][a-z]+ [^`]*`")
+    assert sentences == [], "texts that t() is not asked for"
+    for english, translations in table.items():
+        assert len(translations) == len(LANGUAGES), english
+        for text in translations:
+            assert all(sorted(re.findall(part, text)) == sorted(re.findall(part, english)) for part in (r"\{\w+\}", r"[←→✓]")), text
+            assert set(re.findall(r"\d+", english)) <= set(re.findall(r"\d+", text)), text
+
+
 def test_the_frontend_shows_a_translation(ui):
+    ui.renew()  # else the reload would bring back a graph of before
     ui.open()
     ui.set("Comfy.Locale", "zh")
-    try:
-        ui.reload()
-        ui.load(workflow("smallest_graph"))
-        shown = ui.page.evaluate("""() => {
-            const node = app.graph.nodes.find(n => n.type === 'DecoderFinetuneReconstruct')
-            return [...node.inputs.map(i => i.label ?? i.localized_name), ...node.widgets.map(w => w.label)]
-        }""")
-    finally:
-        ui.set("Comfy.Locale", "en")
+    ui.renew()
+    ui.reload()
+    ui.load(workflow("smallest_graph"))
+    shown = ui.page.evaluate("""() => {
+        const node = app.graph.nodes.find(n => n.type === 'DecoderFinetuneReconstruct')
+        return [...node.inputs.map(i => i.label ?? i.localized_name), ...node.widgets.map(w => w.label)]
+    }""")
+    displays = ui.page.locator(".bld-compare, .bld-timeline").all_text_contents()
     inputs = translated("zh")["DecoderFinetuneReconstruct"]["inputs"]
     assert {inputs[key]["name"] for key in ("samples", "image", "mask", "method", "method_iterations")} <= set(shown)
+    chinese = {english: texts[0] for english, texts in words().items()}
+    assert len(displays) == 2 and all(chinese[text] in displays[0] + displays[1] for text in ("Run to compare before and after.", "pure noise"))

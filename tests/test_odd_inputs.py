@@ -29,6 +29,12 @@ def sampled(**odd: object) -> Case:
     return Case("BlendedLatentKSampler", sound | odd)
 
 
+def ranked(latents: object) -> Case:
+    """A run of CLIP Rank Batch with odd latents."""
+    one = {"images": PICTURE, "clip": Part("clip"), "prompt": "a fox", "mask": MASK, "latents": latents}
+    return Case("ClipRankBatch", {name: Many((value,)) for name, value in one.items()} | {"scope": {"scope": Many(("whole",))}})
+
+
 FOUND = [
     (Case("LatentMaskResize", {"mask": MASK, "latent": LATENT, "image": Pixels((2, 2))}), REFUSED),
     (Case("LatentMaskResize", {"mask": MASK, "latent": LATENT, "image": Pixels(())}), REFUSED),
@@ -48,6 +54,14 @@ FOUND = [
     (Case("EditReport", {"source": {}, "edited": PICTURE, "mask": Many((MASK,))}), REFUSED),
     (Case("ClipRankBatch", {"images": Many((PICTURE,)), "clip": Many((Part("clip"),)), "prompt": Many(("\ud800",)), "mask": Many((MASK,)),
                             "scope": {"scope": Many(("whole",))}}), REFUSED),
+    (sampled(latent_image=Latent(Pixels((1, 4, 4, 4)), more=(("noise_mask", None),))), RIGHT),
+    (sampled(latent_image=Latent(Pixels((1, 4, 4, 4)), more=(("noise_mask", 1),))), REFUSED),
+    (sampled(latent_image={"samples": 1}), REFUSED),
+    (ranked(Latent(Pixels((1, 4, 4, 4)), batch_index=())), REFUSED),
+    (ranked(Latent(Pixels((1, 4, 4, 4)), more=(("batch_index", 3),))), REFUSED),
+    (ranked(Latent(Pixels((1, 4, 4, 4)), more=(("candidate_seeds", None), ("dropped_candidates", 5), ("noise_mask", None)))), RIGHT),
+    (ranked({}), REFUSED),
+    (ranked(Latent(Pixels(()))), REFUSED),
     (Case("OpenClipLoader", {"clip_name": "bld_demo_clip.safetensors"}), RIGHT),
     (Case("OpenClipLoader", {"clip_name": "../../secret.safetensors"}), REFUSED),
 ]  # fmt: skip

@@ -42,7 +42,7 @@ def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypa
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
 def test_a_hostile_text_stays_a_text_in_every_report_and_in_the_log(clip, caplog, text):
     """Long ones are cut, and the log and the report quote where."""
-    long = f"{text} " * 80
+    long = f"{text} " * (1 if text.count(" ") > 1000 else 80)
     images, mask = torch.rand(2, 16, 16, 3), torch.ones(1, 16, 16)
     scope = {"scope": ["whole"]}
     with torch.inference_mode():

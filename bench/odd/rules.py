@@ -62,9 +62,10 @@ def settle(case: Case, given: dict[str, Any]) -> str:
 
 def refused_by_host(given: dict[str, Any], error: Exception) -> bool:
     """Whether ComfyUI's own KSampler fails in the same way with this model, these prompts and this latent."""
-    latent = {"samples": given["latent_image"]["samples"].float()}
     try:
-        host.common_ksampler(given["model"], 1, 1, 4.0, "euler", "normal", given["positive"], given["negative"], latent)
+        latent = {"samples": given["latent_image"]["samples"].float()}
+        with torch.random.fork_rng(devices=[]):  # which ComfyUI's sampler moves
+            host.common_ksampler(given["model"], 1, 1, 4.0, "euler", "normal", given["positive"], given["negative"], latent)
     except Exception as theirs:
         return type(theirs) is type(error)
     return False
@@ -159,8 +160,8 @@ def exact(drawn: dict[str, Any], source: Tensor) -> None:
     samples, rows = drawn["samples"], len(drawn["samples"]) // len(source)
     source = source.to(samples).repeat_interleave(rows, 0)
     check(samples.shape == source.shape, f"samples have shape {list(samples.shape)}")
-    if "noise_mask" in drawn:
-        mask = drawn["noise_mask"]
+    mask = drawn.get("noise_mask")
+    if mask is not None:
         outside = (mask if mask.ndim == samples.ndim else mask[:, None]).to(samples).expand(len(samples), samples.shape[1], *samples.shape[2:]) == 0
         check(torch.equal(samples[outside], source[outside]), "the background has changed")
 
@@ -215,8 +216,10 @@ def ranked(given: dict[str, Any], out: Outputs) -> None:
     images, latents, scores, order, report = out[:5]
     pictures = [picture for batch in given["images"] for picture in batch]
     returned = [picture for batch in images for picture in batch]
-    check(len(returned) == len(scores) == len(order) == len(set(order)), "as many of each")
-    check(all(kept(one) == kept(pictures[index]) for one, index in zip(returned, order, strict=True)), "the pictures are those of the order")
+    check(len(scores) == len(order) == len(set(order)) and len(returned) % len(order) == 0, "as many of each")
+    length = len(returned) // len(order)
+    places = [index * length + frame for index in order for frame in range(length)]
+    check(all(kept(one) == kept(pictures[place]) for one, place in zip(returned, places, strict=True)), "the pictures are those of the order")
     if not given.get("pick") or given["pick"] == [""]:
         finite = [score for score in scores if not math.isnan(score)]
         check(finite == sorted(finite, reverse=True) and scores[: len(finite)] == finite, "best first")

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -296,7 +297,8 @@ def downloading(repository: str, wanted: Callable[[str], bool]) -> Iterator[None
         logging.info("Load OpenCLIP downloads from %s/%s to %s: %s", hub.endpoint, repository, home(), named)
         yield
     except Exception as error:  # the Hub's client, its network library and the disk raise all kinds
-        said = shorten(str(error) or type(error).__name__, 180, placeholder=" ...").rstrip(".")
+        # The first sentence: others are advice for programmers.
+        said = shorten(re.split(r"[.!?]\s", str(error) or type(error).__name__)[0], 180, placeholder=" ...").rstrip(".")
         raise ValueError(
             f"download is on, but {repository} on the Hugging Face Hub can't be downloaded: {said}; check the network and the disk, or save its files "
             f"in models/{FOLDER}/{repository}."

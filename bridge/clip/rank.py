@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...bld import ranking
 from ..checks import as_mask, as_picture, check_batch, frames_of, printable
-from ..sampling.dropped import KEY as DROPPED
+from ..sampling.dropped import dropped_of
 from ..sampling.seeds import seeds_of
 from .gallery import gallery
 from .measure import measure, names_of
@@ -60,6 +60,8 @@ def rank(
     Args: as the inputs of CLIP Rank Batch, each as a list. Raises ValueError for inputs that do not fit together.
     """
     pictures = pictures_of(images)
+    for latent in latents or []:
+        check_latent(latent)
     length = length_of(one(frames, "frames"), len(pictures), latents)
     count = len(pictures) // length
     masks = one_each([row for m in mask for row in as_mask(m)], pictures, "mask", length)
@@ -89,7 +91,7 @@ def rank(
     seen, names = seen[step // 2 :: step], names[step // 2 :: step]
     weights = {name: shares.get(name, -one(realism_weight, "realism_weight")) for name in figures}
     seeds = [None] * count if latents is None else [seed for latent in latents for seed in seeds_of(latent)]
-    dropped = [] if latents is None else latents[0].get(DROPPED, [])
+    dropped = [] if latents is None else dropped_of(latents[0])
     scores = sum(weights[name] * values for name, values in figures.items())
     chosen = torch.tensor(picks) if picks else ranking.best(scores, *limits)
     notes = [
@@ -159,8 +161,18 @@ def one_each(extras: list[Tensor], pictures: list[Tensor], name: str, frames: in
     return extras
 
 
+def check_latent(latent: dict) -> None:
+    """Raises ValueError for a LATENT without samples of pictures or videos, or with another number of indices."""
+    samples = latent.get("samples") if isinstance(latent, Mapping) else None
+    if not isinstance(samples, Tensor) or samples.ndim < 3:
+        raise ValueError("latents is not a latent of pictures or video: connect a LATENT, for example from Blended Latent KSampler.")
+    index = latent.get("batch_index")
+    if index is not None and (not isinstance(index, Sequence) or len(index) != len(samples)):
+        raise ValueError(f"latents has {len(samples)} in its batch, but its batch_index is not a list of as many: check the node that made it.")
+
+
 def check_latents(latents: Sequence[dict], count: int) -> None:
-    """Raises ValueError unless each picture has a latent."""
+    """Raises ValueError unless each picture or video has a latent."""
     found = sum(len(latent["samples"]) for latent in latents)
     if found != count:
         raise ValueError(f"latents has {found} in its batch, but images has {count}: connect the latents of these pictures.")
@@ -187,10 +199,10 @@ def select(latents: Sequence[dict], index: Tensor) -> list[dict]:
 def rows_of(latent: dict, index: Tensor) -> dict:
     """The LATENT of some of its batch in that order, with their noise masks and batch indices."""
     out = {**latent, "samples": latent["samples"][index]}
-    if "noise_mask" in latent and len(latent["noise_mask"]) > 1:
+    if latent.get("noise_mask") is not None and len(latent["noise_mask"]) > 1:
         # ComfyUI repeats a shorter batch of masks.
         out["noise_mask"] = latent["noise_mask"][index % len(latent["noise_mask"])]
-    if "batch_index" in latent:
+    if latent.get("batch_index") is not None:
         out["batch_index"] = [latent["batch_index"][i] for i in index.tolist()]
     return out
 

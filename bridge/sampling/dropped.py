@@ -22,6 +22,13 @@ class Dropped(TypedDict):
     share: float
 
 
+def dropped_of(latent: dict) -> list[Dropped]:
+    """Those that a LATENT knows of; none if another node uses this key for something else."""
+    known = latent.get(KEY)
+    fields = set(Dropped.__annotations__)
+    return known if isinstance(known, list) and all(isinstance(one, dict) and set(one) == fields for one in known) else []
+
+
 def why(dropped: Dropped) -> str:
     """A sentence for the user."""
     return f"Pruning dropped it at {dropped['share']:.0%} of the schedule, where it scored {dropped['score']:.4f}."

@@ -126,7 +126,7 @@ def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSc
     if mask is not None and schedule is not None and not both:
         raise ValueError("mask and mask_schedule are both connected: disconnect mask, because the schedule already contains it.")
     name = "mask" if mask is not None else "latent_image's noise_mask"
-    if mask is None and "noise_mask" in latent:
+    if mask is None and latent.get("noise_mask") is not None:
         mask = latent["noise_mask"].reshape(-1, *latent["noise_mask"].shape[-2:])
     mask = mask if mask is None else as_mask(mask, name)
     if schedule is not None:

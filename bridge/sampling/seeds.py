@@ -20,7 +20,9 @@ def with_seeds(latent: dict, seeds: list[int]) -> dict:
 
 def seeds_of(latent: dict) -> list[int | None]:
     """The seed that draws each latent of a batch. None for one that Blended Latent KSampler did not draw, or that was changed since."""
-    seeds = latent.get(KEY, {})
+    seeds = latent.get(KEY)
+    if not isinstance(seeds, dict):
+        return [None] * len(latent["samples"])
     return [seeds.get(fingerprint(samples)) for samples in latent["samples"]]
 
 

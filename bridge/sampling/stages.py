@@ -67,7 +67,9 @@ class ScheduledMask:
         mask = self.masks.index_select(0, torch.add(self.rows, stage, alpha=len(self.rows)))
         if self.previous is not None:
             mask = self.previous(sigma, mask.expand_as(denoise_mask), extra_options=extra_options) * (mask > 0)
-        self.told.tell(extra_options["model"], mask)
+        # One mask may stand for all frames of a video, but the model is told of each.
+        told = mask if mask.shape[2:] == denoise_mask.shape[2:] else mask.expand(-1, -1, *denoise_mask.shape[2:])
+        self.told.tell(extra_options["model"], told)
         return mask
 
 

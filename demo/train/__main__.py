@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="length of the whole schedule, restarts included")
     parser.add_argument("--batch", type=int, default=0, help="0: the stage's own")
     parser.add_argument("--count", type=int, default=0, help="scenes to use; 0: the stage's own")
+    parser.add_argument("--rate", type=float, default=0.0, help="peak of the learning rate; 0: the stage's own (vae, unet)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches beside the training (unet)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fresh", action="store_true", help="do not resume")
@@ -29,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare(cpu=options.device == "cpu")
     settings = common.Settings(options.work, options.minutes, torch.device(options.device), options.batch,
-                               options.threads, options.count, options.fresh, options.start)
+                               options.threads, options.count, options.fresh, options.start, options.rate, options.workers)
     if options.stage == "sprites":
         importlib.import_module(".sprites", __package__).extract()
     else:

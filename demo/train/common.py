@@ -31,6 +31,8 @@ class Settings:
     count: int = 0
     fresh: bool = False
     start: Path | None = None
+    rate: float = 0.0
+    workers: int = 0
 
 
 def default_work() -> Path:
@@ -110,7 +112,7 @@ def _render(task: tuple[str, int]) -> np.ndarray:
     return data.render(data.plan(*task))
 
 
-def pictures(split: str, start: int, count: int, workers: int = 2) -> np.ndarray:
+def pictures(split: str, start: int, count: int, workers: int = os.cpu_count() or 1) -> np.ndarray:
     """Scenes ``start .. start + count`` of a split: uint8 (count, H, W, 3)."""
     tasks = [(split, i) for i in range(start, start + count)]
     if count < 200 or workers < 2:

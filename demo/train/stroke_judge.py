@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scipy.spatial import cKDTree
 
 from ..files import STROKE_JUDGE
 from . import common, data, sampling
@@ -42,7 +43,7 @@ def stroke(rng: np.random.Generator, width: float, centre: np.ndarray) -> np.nda
     bend = SCALE * rng.uniform(12, 28) * rng.choice((-1, 1)) * (form == 2)
     path = centre + t * along * SCALE * rng.uniform(24, 52) + (1 - 2 * t**2) * bend * np.asarray([-along[1], along[0]])
     y, x = np.mgrid[0:data.SIZE, 0:data.SIZE] + 0.5
-    distance = np.hypot(x[..., None] - path[:, 0], y[..., None] - path[:, 1]).min(-1)
+    distance, _ = cKDTree(path).query(np.stack([x, y], -1), distance_upper_bound=width)
     return distance <= width / 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -19,6 +21,8 @@ TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, 
         "max_position_embeddings": 77, "hidden_act": "quick_gelu", "eos_token_id": 49407}
 PEAK = 5e-4
 EMPTY = 0.1
+# Seconds between two checkpoints.
+SAVE_EVERY = 120
 
 
 class TextEncoder(torch.nn.Module):
@@ -84,6 +88,19 @@ def schedule() -> torch.Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
+class Batches(torch.utils.data.IterableDataset):
+    """Batches without end: latents (B, 4, h, w) and caption rows (B, 77)."""
+
+    def __init__(self, latents: np.ndarray, plans: list[data.Plan], vocabulary: words.Vocabulary, seed: int, size: int) -> None:
+        self.scenes, self.vocabulary, self.seed, self.size = (latents, plans), vocabulary, seed, size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng((23, self.seed, worker.id if worker else 0))
+        while True:
+            yield _batch(*self.scenes, self.vocabulary, rng, self.size)
+
+
 def _batch(latents: np.ndarray, plans: list, vocabulary: words.Vocabulary, rng: np.random.Generator,
            size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents (B, 4, h, w) and caption rows (B, 77)."""
@@ -125,35 +142,38 @@ def train(settings: common.Settings) -> None:
         model.load_state_dict(state["model"]), optimiser.load_state_dict(state["optimiser"]), ema.restore(state["ema"])
         step, spent = state["step"], state["spent"]
     torch.manual_seed(23 + step)
-    alphas, clock, rng = schedule().to(device), common.Clock(settings.minutes, spent), np.random.default_rng((23, step))
-    seen, print_every = [], 50
+    batches = iter(torch.utils.data.DataLoader(Batches(latents, plans, vocabulary, step, settings.batch or 32), batch_size=None,
+                                               num_workers=settings.workers, pin_memory=device.type == "cuda"))
+    alphas, clock = schedule().to(device), common.Clock(settings.minutes, spent)
+    seen, print_every, saved = [], 50, spent
     print(f"unet {sum(p.numel() for p in model.unet.parameters()) / 1e6:.1f} M, text "
           f"{sum(p.numel() for p in model.text.parameters()) / 1e6:.2f} M, {len(vocabulary.ids)} tokens", flush=True)
     while clock.progress() < 1:
-        z, rows = _batch(latents, plans, vocabulary, rng, settings.batch or 32)
-        loss, t, each = loss_of(model, z.to(device), rows.to(device), alphas)
-        common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK), 1.0)
+        z, rows = next(batches)
+        loss, t, each = loss_of(model, z.to(device, non_blocking=True), rows.to(device, non_blocking=True), alphas)
+        common.descend(optimiser, loss, common.cosine(clock.progress(), step, settings.rate or PEAK), 1.0)
         ema.update(model)
         step += 1
-        seen.append((t.cpu(), each.cpu()))
+        # Fetched when it is printed: each look would make a GPU wait.
+        seen.append((t, each))
         if step % print_every == 0:
             _print(step, clock, seen)
             seen = []
-        if step % 100 == 0:
+        if clock.spent() > saved + SAVE_EVERY:
             _save(path, model, optimiser, ema, vocabulary, step, clock)
-            latents, plans = scenes(settings)
+            saved = clock.spent()
     _save(path, model, optimiser, ema, vocabulary, step, clock)
 
 
 def scenes(settings: common.Settings) -> tuple[np.ndarray, list[data.Plan]]:
-    """The latents there are so far, (N, 4, h, w), and their plans; the latents stage may still be adding to them."""
+    """The latents there are so far, (N, 4, h, w), and their plans."""
     latents = np.load(settings.work / "latents.npy")
     return latents, [data.plan("train", i) for i in range(len(latents))]
 
 
 def _print(step: int, clock: common.Clock, seen: list) -> None:
     """Loss by quarter of the schedule: the third is where the kind of object is decided."""
-    t, each = torch.cat([s[0] for s in seen]), torch.cat([s[1] for s in seen])
+    t, each = (torch.cat(parts).cpu() for parts in zip(*seen, strict=True))
     quarters = [float(each[(t >= q * 250) & (t < q * 250 + 250)].mean()) for q in range(4)]
     print(f"unet step {step} {clock.spent() / 60:.1f} min loss " + " ".join(f"{q:.4f}" for q in quarters), flush=True)
 

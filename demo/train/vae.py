@@ -115,7 +115,7 @@ def train(settings: common.Settings) -> None:
         x = common.to_tensor(_crops(pool, plans, rng, settings.batch or BATCH), settings.device)
         with common.autocast(settings.device):
             loss = loss_of(model, x)
-        common.descend(optimiser, loss, common.cosine(clock.progress(), step, PEAK), 1.0)
+        common.descend(optimiser, loss, common.cosine(clock.progress(), step, settings.rate or PEAK), 1.0)
         ema.update(model)
         step += 1
         if step % 100 == 0:

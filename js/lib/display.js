@@ -11,6 +11,7 @@ import { api, app } from "./comfy.js";
  * display needs now. A display calls `node.graph?.setDirtyCanvas(true, true)` when that changes.
  * event: what the server sends to one of the nodes while it runs, if anything: `bridge/comfy_internals.py` tells, display.hear(data) gets it,
  * and display.stop() is called where a run ends without an output.
+ * A display that leaves something outside its node has remove(), which is called when the node goes.
  */
 export function showOutputs({ name, kind, key, create, event }) {
   const displays = new WeakMap();
@@ -37,10 +38,19 @@ export function showOutputs({ name, kind, key, create, event }) {
       const display = create(node);
       displays.set(node, display);
       addDisplay(node, key, display);
-      const before = node.onExecuted;
+      const { onConfigure, onExecuted, onRemoved } = node;
+      // A combination among the inputs, once it is given its saved value, makes the node as small as it can be.
+      node.onConfigure = function (saved) {
+        onConfigure?.call(this, saved);
+        if (saved.size) node.setSize([saved.size[0], Math.max(saved.size[1], node.size[1])]);
+      };
       node.onExecuted = function (output) {
-        before?.call(this, output);
+        onExecuted?.call(this, output);
         show(node, output);
+      };
+      node.onRemoved = function (...values) {
+        display.remove?.();
+        return onRemoved?.apply(this, values);
       };
     },
 

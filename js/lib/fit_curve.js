@@ -1,5 +1,6 @@
 // The curve of a fit while it runs: how close the background gets to the source, and the loss.
 import { element } from "./dom.js";
+import { t } from "./words.js";
 
 const WIDTH = 200;
 const HEIGHT = 60;
@@ -26,12 +27,14 @@ export class FitCurve {
     this.element.hidden = false;
     this.#background.setAttribute("points", this.#points((one) => one.background));
     this.#loss.setAttribute("points", this.#points((one) => Math.log(one.loss)));
-    const level = step.background === null ? "" : `background ${step.background.toFixed(1)} dB`;
-    this.element.title = [`Step ${step.step} of ${step.steps}`, level, `loss ${step.loss.toPrecision(3)}`].filter(Boolean).join(", ");
+    const place = t("Step {step} of {steps}", step);
+    const level = step.background === null ? "" : t("background {value} dB", { value: step.background.toFixed(1) });
+    const loss = t("loss {value}", { value: step.loss.toPrecision(3) });
+    this.element.title = [place, level, loss].filter(Boolean).join(", ");
     this.#text.replaceChildren(
-      element("span", {}, `Step ${step.step} of ${step.steps}`),
+      element("span", {}, place),
       element("span", { className: "bld-fit-background" }, level),
-      element("span", { className: "bld-fit-loss" }, `loss ${step.loss.toPrecision(3)}`),
+      element("span", { className: "bld-fit-loss" }, loss),
     );
   }
 

@@ -46,6 +46,16 @@ export function setWidget(node, name, value) {
   return true;
 }
 
+/** Makes a change that one undo takes back: the frontend itself looks for changes before a click, and not after it. */
+export function undoably(change) {
+  app.canvas.emitBeforeChange();
+  try {
+    return change();
+  } finally {
+    app.canvas.emitAfterChange();
+  }
+}
+
 function write(widget, value) {
   widget.value = value;
   widget.callback?.(value);

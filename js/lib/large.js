@@ -1,5 +1,6 @@
 // One picture, as large as the window allows, on top of everything; the keys lead through its neighbors.
 import { addStyle, element } from "./dom.js";
+import { t } from "./words.js";
 
 addStyle(new URL("./large.css", import.meta.url));
 
@@ -12,8 +13,8 @@ export function openLarge({ count, start, describe, onClose }) {
   const picture = element("img", { alt: "", decoding: "async" });
   const caption = element("div", { className: "bld-large-caption" });
   const step = (by, text, title) => element("button", { className: "bld-large-step", textContent: text, title, onclick: () => go(index + by) });
-  const back = step(-1, "‹", "Previous (←)");
-  const on = step(1, "›", "Next (→)");
+  const back = step(-1, "‹", t("Previous (←)"));
+  const on = step(1, "›", t("Next (→)"));
   const dialog = element("dialog", { className: "bld-large", tabIndex: -1 }, element("div", { className: "bld-large-row" }, back, picture, on), caption);
   let actions = [];
 

@@ -1,5 +1,6 @@
 // The schedule of masks as a bar from pure noise to none: its stages, the steps of a run below them, and a mark where the run is.
 import { addStyle, element, shareWithCanvas } from "./dom.js";
+import { t } from "./words.js";
 
 addStyle(new URL("../schedule.css", import.meta.url));
 
@@ -14,7 +15,7 @@ export function createBar() {
   const steps = element("div", { className: "bld-steps" });
   const mark = element("i", { className: "bld-mark", hidden: true });
   const text = element("div", { className: "bld-when" });
-  const axis = element("div", { className: "bld-axis" }, element("span", {}, "pure noise"), text, element("span", {}, "no noise"));
+  const axis = element("div", { className: "bld-axis" }, element("span", {}, t("pure noise")), text, element("span", {}, t("no noise")));
   const whole = element("div", { className: "bld-timeline" }, element("div", { className: "bld-track" }, stages, steps, mark), axis);
   shareWithCanvas(whole);
 

@@ -1,0 +1,238 @@
+"""Whole edits on a real server, many in a row, and what goes wrong on purpose between them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from bench import _table
+from host import HostError
+from host.client import Client, ExecutionFailed, Interrupted
+from host.demo import INPUTS
+from host.provision import Host
+from host.server import PACKS, ROOT, Server
+
+METHODS = ("paste", "colour fit", "poisson", "decoder weights", "auto")
+SIZES = (128, 96, 160)
+PROBE = {"bench-probe": ROOT / "bench" / "probe"}
+Prompt = dict[str, Any]
+
+
+def the_host() -> Host:
+    """The one that this benchmark runs on."""
+    import folder_paths
+
+    return Host(Path(sys.executable), Path(folder_paths.__file__).parent)
+
+
+def edit(number: int) -> Prompt:
+    """An edit of its own seed, mask, size and method, as the API takes it."""
+    chance = random.Random(number)
+    side = SIZES[number % len(SIZES)]
+    left, top, width, height = chance.randrange(0, side // 2), chance.randrange(0, side // 2), chance.randrange(6, side // 2), chance.randrange(6, side // 2)
+    method = METHODS[number % len(METHODS)]
+    return {name: {"class_type": kind, "inputs": inputs} for name, kind, inputs in [
+        ("load", "LoadDemoModel", {}),
+        ("picture", "LoadImage", {"image": "bld_demo_edit.png"}),
+        ("source", "ImageScale", {"image": ["picture", 0], "upscale_method": "area", "width": side, "height": side, "crop": "disabled"}),
+        ("black", "SolidMask", {"value": 0.0, "width": side, "height": side}),
+        ("white", "SolidMask", {"value": 1.0, "width": width, "height": height}),
+        ("mask", "MaskComposite", {"destination": ["black", 0], "source": ["white", 0], "x": left, "y": top, "operation": "add"}),
+        ("positive", "CLIPTextEncode", {"clip": ["load", 1], "text": chance.choice(("a fox", "a sunflower", "a pizza"))}),
+        ("negative", "CLIPTextEncode", {"clip": ["load", 1], "text": ""}),
+        ("latent", "VAEEncode", {"pixels": ["source", 0], "vae": ["load", 2]}),
+        ("resize", "LatentMaskResize", {"mask": ["mask", 0], "latent": ["latent", 0], "mode": "max", "threshold": 0.5, "invert": False}),
+        ("dilate", "ProgressiveMaskDilate", {"mask": ["resize", 0], "stages": 3, "growth": 1, "shape": "square", "takeover": 0.78, "spacing": "equal",
+            "soft_edge": 0}),
+        ("draw", "BlendedLatentKSampler", {"model": ["load", 0], "seed": number, "steps": 4, "cfg": 4.0, "sampler_name": "ddim", "scheduler": "normal",
+            "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0], "denoise": 1.0, "candidates": 2,
+            "mask_schedule": ["dilate", 0], "background_noise": "every step", "chunk_size": 0, "resample_steps": 0, "pixel_blend": 0.0}),
+        ("decode", "VAEDecode", {"samples": ["draw", 0], "vae": ["load", 2]}),
+        ("clip", "OpenClipLoader", {"clip_name": "bld_demo_clip.safetensors", "download": False}),
+        ("rank", "ClipRankBatch", {"images": ["decode", 0], "clip": ["clip", 0], "prompt": "a fox", "mask": ["mask", 0], "scope": "box", "scope.context": 0.5,
+            "top_k": 1, "negative_prompt": "", "latents": ["draw", 0]}),
+        ("reconstruct", "DecoderFinetuneReconstruct", {"samples": ["rank", 1], "vae": ["load", 2], "image": ["source", 0], "mask": ["mask", 0],
+            "method": method, **settings(method)}),
+        ("report", "EditReport", {"source": ["source", 0], "edited": ["reconstruct", 0], "mask": ["mask", 0]}),
+        ("save", "SaveImage", {"images": ["reconstruct", 0], "filename_prefix": f"edit_{number}"}),
+    ]}  # fmt: skip
+
+
+def settings(method: str) -> dict[str, Any]:
+    """The settings of a method, with few steps."""
+    crop = {"surroundings": 8, "background_target": 40.0, "memory_budget": 0.0, "feather": 8}
+    fit = {"iterations": 4, "learning_rate": 1e-4, "background_weight": 100.0, **crop}
+    auto = {"target_background": 40.0, "target_seam": 2.0, "memory_budget": 0.0}
+    of_method = {"decoder weights": fit, "auto": auto, "poisson": {}}.get(method, {"feather": 0})
+    return {f"method.{name}": value for name, value in of_method.items()}
+
+
+@contextlib.contextmanager
+def serving(base: Path | None = None) -> Iterator[Server]:
+    """A server with the pack, the demo model and the probe."""
+    with Server(the_host(), packs=PACKS | PROBE, inputs=[INPUTS], base=base, timeout=600) as server:
+        yield server
+
+
+def pixels(server: Server, number: int) -> bytes:
+    """What the latest run of an edit saved. Raises AssertionError for a file that is not whole."""
+    path = max((server.base / "output").glob(f"edit_{number}_*.png"))
+    return np.asarray(Image.open(path).convert("RGB")).tobytes()
+
+
+def held(server: Server, client: Client) -> dict[str, float]:
+    """What the server holds."""
+    process, told = psutil.Process(server.pid), client.get("/probe")
+    return {"MiB": process.memory_info().rss / 2**20, "files": process.num_fds(), "threads": process.num_threads(), "models": told["models"]}
+
+
+def many_edits(count: int) -> dict[str, Any]:
+    """Edits of two clients at once: what the server holds over time, and whether each result is that of a fresh server."""
+    results, holds = {}, []
+    with serving() as server, Client(server.url) as first, Client(server.url) as second, ThreadPoolExecutor(2) as pool:
+        for pair in range(0, count, 2):
+            numbers = [number for number in (pair, pair + 1) if number < count]
+            list(pool.map(lambda client, number: client.run(edit(number)), (first, second), numbers))
+            results |= {number: pixels(server, number) for number in numbers}
+            holds.append(held(server, first))
+    with serving() as server, Client(server.url) as client:
+        different = []
+        for number in range(count - 1, -1, -1):  # so that no run has the same runs before it
+            client.run(edit(number))
+            if pixels(server, number) != results[number]:
+                different.append(number)
+    sixth = max(1, len(holds) // 6)
+    early, late = holds[sixth : 2 * sixth] or holds[:1], holds[-sixth:]
+    ratios = {name: float(np.mean([one[name] for one in late]) / np.mean([one[name] for one in early])) for name in holds[0]}
+    _table.show(f"{count} edits by two clients, last sixth over the second", {name: "{:.3f}" for name in ratios}, {"ratio": list(ratios.values())})
+    print(f"results that differ from those of another server: {different or 'none'}")
+    return {"edits": count, "ratios": ratios, "different": different, "holds": holds}
+
+
+def broken_edits(interrupts: int, faults: int, seed: int = 0) -> dict[str, Any]:
+    """Edits that are interrupted at random moments, or in which a call fails: the next one must come out as ever, and nothing stays behind."""
+    chance = random.Random(seed)
+    found: dict[str, Any] = {"wrong": [], "ended": {}}
+    with serving() as server, Client(server.url) as client:
+        run = client.run(edit(0))
+        right, seconds = pixels(server, 0), run.seconds
+        client.run(edit(3))
+        clean = client.get("/probe")
+        for trial in range(interrupts + faults):
+            number = 1000 + trial
+            if trial < interrupts:
+                what = interrupted(client, number, chance.uniform(0, seconds))
+            else:
+                fault = {"where": chance.choice(("model", "vae decode", "vae encode", "text encoder")), "after": chance.randrange(8),
+                         "kind": chance.choice(("error", "out of memory"))}  # fmt: skip
+                what = failed(client, number, fault)
+            found["ended"][what] = found["ended"].get(what, 0) + 1
+            client.post("/free", {"free_memory": True})  # forgets the results that it remembers
+            client.run(edit(0))
+            now = client.get("/probe")
+            left = [name for name in ("threads", "replaced") if set(now[name]) - set(clean[name])]
+            if pixels(server, 0) != right or left:
+                found["wrong"].append({"trial": trial, "what": what, "left": {name: sorted(set(now[name]) - set(clean[name])) for name in left}})
+    rows = {what: [count] for what, count in sorted(found["ended"].items())}
+    _table.show(f"{interrupts} interrupts, {faults} faults", {"times": "{}"}, rows)
+    print(f"next runs that were not as ever: {found['wrong'] or 'none'}")
+    return found
+
+
+def interrupted(client: Client, number: int, after: float) -> str:
+    """Cancels an edit after some seconds; returns where it was."""
+    queued = client.queue(edit(number))
+    time.sleep(after)
+    client.interrupt()
+    try:
+        client.wait(queued)
+    except Interrupted as error:
+        return f"interrupted in {error.node_type}"
+    return "interrupted too late"
+
+
+def failed(client: Client, number: int, fault: dict[str, Any]) -> str:
+    """Makes a call of an edit fail; returns how the edit ended."""
+    client.post("/probe/fail", fault)
+    try:
+        client.run(edit(number))
+        how = "went on"
+    except ExecutionFailed as error:
+        how = f"failed in {error.node_type}"
+    finally:
+        client.post("/probe/heal", {})
+    return f"{fault['kind']} in {fault['where']}: {how}"
+
+
+def kills(count: int, seed: int = 0) -> dict[str, Any]:
+    """Servers killed at random moments of an edit, and started again on the same folders: whole files only, and the edit comes out as ever."""
+    chance, wrong = random.Random(seed), []
+    with serving() as server, Client(server.url) as client:
+        seconds = client.run(edit(3)).seconds
+        right, base = pixels(server, 3), server.base
+        process = psutil.Process(server.pid)
+        for trial in range(count):
+            folder = base / f"killed_{trial}"
+            with contextlib.suppress(HostError), serving(folder) as victim, Client(victim.url) as doomed:
+                doomed.queue(edit(3))
+                time.sleep(chance.uniform(0, seconds))
+                psutil.Process(victim.pid).kill()
+                raise HostError("killed")
+            with serving(folder) as again, Client(again.url) as client_again:
+                client_again.run(edit(3))
+                whole = [Image.open(path).load() for path in (folder / "output").glob("*.png")]
+                if pixels(again, 3) != right or not whole:
+                    wrong.append(trial)
+        assert process.is_running()
+    print(f"{count} servers killed at random moments, started again, and not as ever: {wrong or 'none'}")
+    return {"kills": count, "wrong": wrong}
+
+
+COMMANDS: dict[str, Sequence[str]] = {
+    "demo": ["-m", "host.demo"],
+    "serve": ["-m", "host.serve"],
+    "test": ["-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", "tests/test_workflows.py", "-k", "runs_as_it_is"],
+}
+
+
+def signals() -> dict[str, Any]:
+    """Each command that starts a server, ended by each signal: no server may be left."""
+    host, left, rows = the_host(), [], {}
+    environment = host.environment(host.comfyui, ROOT)
+    for name, command in COMMANDS.items():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+            arguments = [str(host.python), *command, f"--comfyui={host.comfyui}"]
+            with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                servers = wait_for_server(process.pid)
+                time.sleep(1)
+                process.send_signal(number)
+                process.wait(60)
+            gone, alive = psutil.wait_procs(servers, 15)
+            rows[f"{name}, {number.name}"] = [len(gone), len(alive)]
+            left += [f"{name}, {number.name}" for _ in alive]
+    _table.show("command and signal", {"servers that ended": "{}", "left": "{}"}, rows)
+    return {"left": left}
+
+
+def wait_for_server(pid: int, timeout: float = 240) -> list[psutil.Process]:
+    """The ComfyUI that a process has started."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        children = psutil.Process(pid).children(recursive=True)
+        servers = [child for child in children if "main.py" in " ".join(child.cmdline())]
+        if servers:
+            return servers
+        time.sleep(0.2)
+    raise HostError(f"No server started in {timeout:.0f} s.")
