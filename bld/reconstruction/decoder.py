@@ -82,10 +82,12 @@ def look_at(
             h = torch.lerp(outside, h, adaptive_avg_pool2d(rise, h.shape[-2:])[:, 0].to(h))
         x_hat = picture if z_init is None else torch.lerp(source, picture, rise)
         for tile in tiles_over((close > 0).any(0)[0], size, tail.scale, tail.needs[0]):
+            h_tile = h[(..., *tile.cells)].contiguous()
             for start in range(0, frames, WINDOW):
                 rows, first = slice(start, min(start + WINDOW, frames)), max(0, start - tail.past)
                 seen = (t[(rows if len(t) > 1 else slice(None), ..., *tile.pixels)].contiguous() for t in (x_hat, source, mask, close))
-                h_seen = (h if frames == 1 else h[:, :, first : rows.stop])[(..., *tile.cells)].contiguous()
+                # Windows share the frames that lie before them.
+                h_seen = h_tile if frames == 1 else h_tile[:, :, first : rows.stop]
                 place = slice(i * frames + rows.start, i * frames + rows.stop)
                 found.append(Part(i, place, start - first, tile, statistics, h_seen, *seen))
         pictures.append(picture)

@@ -159,6 +159,8 @@ def settle(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, statistics
     one after the other, in one decode of z.
     """
     given = {id(norm): moments for norm, moments in zip(norms_of(tail.modules), statistics.moments, strict=True)}
+    if not given:
+        return
 
     def correct(norm: nn.GroupNorm, arguments: tuple[Tensor, ...]) -> None:
         (mean, reciprocal), (live, live_reciprocal) = given[id(norm)], moments_of(norm, arguments[0])

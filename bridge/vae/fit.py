@@ -130,7 +130,8 @@ def together(tasks: list[Task], fits: list[Fit], vae: comfy.sd.VAE) -> Fit:
     picture, plain = batch([fit.picture for fit in fits]), batch([fit.plain for fit in fits])
     if len(fits) == 1:
         return Fit(picture, fits[0].vae, fits[0].remarks, plain)
-    remarks = [f"Picture {', '.join(str(row + 1) for row in task.rows)}: {line}" for task, fit in zip(tasks, fits, strict=True) for line in fit.remarks]
+    kind = "Picture" if tasks[0].frames == 1 else "Video"
+    remarks = [f"{kind} {', '.join(str(row + 1) for row in task.rows)}: {line}" for task, fit in zip(tasks, fits, strict=True) for line in fit.remarks]
     return Fit(picture, vae, [*remarks, "Each source and mask had a fit of its own, so the vae output is your own VAE."], plain)
 
 
