@@ -21,6 +21,9 @@ from .crop import Tile, tiles_over
 from .objective import OnStep, Outcome, Settings, background_sums, decibels, minimise, objective, trainable
 from .tail import Statistics, Tail, enter, h_of, held
 
+# Frames of a video that a step looks at together.
+WINDOW = 8
+
 
 @dataclass(frozen=True)
 class Work:
@@ -37,9 +40,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Part:
-    """One tile of one candidate: what the tail gets, and the pixels that are wanted of it; near: 1 in the mask and the ring, else 0."""
+    """One tile of one candidate, of a video that of a window of frames: what the tail gets, and the pixels that are wanted of it.
+
+    rows: of the candidate's pictures in the batch. past: how many frames of h come before them. near: 1 in the mask and the ring, else 0.
+    """
 
     candidate: int
+    rows: slice
+    past: int
     tile: Tile
     statistics: Statistics
     h: Tensor
@@ -58,6 +66,7 @@ def look_at(
     z_init: (B or 1, C, ..., h, w), the source's latent; None for what the decoder draws unblended.
     x: (B or 1, 3, H, W), the source in -1..1. m: (B or 1, H, W) in 0..1. near: of the same shape, 1 in the mask and the ring around, else 0.
     share: of the same shape, how much of the edit comes in, see `Region.rise`. size: of a tile, in pixels.
+    Of videos, D gives frames (T, 3, H, W), and pictures and masks are one, those of one video or those of all, frame after frame.
 
     Returns: the edit as decoded, (B, 3, H, W); the parts, none for a mask that is 0 everywhere. Their h, and the x_hat that they ask
     for inside the mask, rise from the source's to the edit's. To them any m > 0 is the mask: a soft one is for mixing the pixels.
@@ -66,17 +75,28 @@ def look_at(
     pictures, found, outside = [], [], None
     for i in range(len(z)):
         picture, h, statistics = enter(decode, tail, z[i : i + 1])
+        frames = len(picture)
+        source, mask, close, rise = (of_video(t, i, frames) for t in (x, inside, near, share))
         if z_init is not None:
             outside = h_of(decode, tail, z_init[i : i + 1]) if i < len(z_init) else outside
-            h = torch.lerp(outside, h, adaptive_avg_pool2d(share[i % len(m)], h.shape[-2:])[0].to(h))
-        source, mask, close = (t[i % len(t)][None] for t in (x, inside, near))
-        x_hat = picture if z_init is None else torch.lerp(source, picture, share[i % len(m)])
-        for tile in tiles_over(close[0, 0] > 0, size, tail.scale, tail.needs[0]):
-            whole, wanted = (..., *tile.cells), (..., *tile.pixels)
-            seen = (t[wanted].contiguous() for t in (x_hat, source, mask, close))
-            found.append(Part(i, tile, statistics, h[whole].contiguous(), *seen))
+            h = torch.lerp(outside, h, adaptive_avg_pool2d(rise, h.shape[-2:])[:, 0].to(h))
+        x_hat = picture if z_init is None else torch.lerp(source, picture, rise)
+        for tile in tiles_over((close > 0).any(0)[0], size, tail.scale, tail.needs[0]):
+            h_tile = h[(..., *tile.cells)].contiguous()
+            for start in range(0, frames, WINDOW):
+                rows, first = slice(start, min(start + WINDOW, frames)), max(0, start - tail.past)
+                seen = (t[(rows if len(t) > 1 else slice(None), ..., *tile.pixels)].contiguous() for t in (x_hat, source, mask, close))
+                # Windows share the frames that lie before them.
+                h_seen = h_tile if frames == 1 else h_tile[:, :, first : rows.stop]
+                place = slice(i * frames + rows.start, i * frames + rows.stop)
+                found.append(Part(i, place, start - first, tile, statistics, h_seen, *seen))
         pictures.append(picture)
     return torch.cat(pictures), found
+
+
+def of_video(t: Tensor, number: int, frames: int) -> Tensor:
+    """The pictures or masks of one video, (1 or frames, ...), of those of all, (1, frames or all, ...). A picture is a video of one frame."""
+    return t if len(t) in (1, frames) else t[number * frames : (number + 1) * frames]
 
 
 def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, on_step: OnStep) -> Outcome:
@@ -85,17 +105,17 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
     The candidates of one source share the weights, since they share the background.
     """
     candidates = [list(parts) for _, parts in groupby(found, lambda part: part.candidate)]
-    pixels = [sum(part.near.numel() for part in parts) for parts in candidates]
+    pixels = [sum(part.x_hat.numel() for part in parts) for parts in candidates]
 
     def loss_of(y: Tensor, part: Part) -> Tensor:
-        return objective(y * part.near, part.x_hat * part.near, part.x * part.near, part.m, settings.lam) * part.near.numel()
+        return objective(y * part.near, part.x_hat * part.near, part.x * part.near, part.m, settings.lam) * part.x_hat.numel()
 
     with held(tail) as hold:
 
         def drawn(part: Part) -> Tensor:
             hold(part.statistics)
             with work.autocast(part.h.device):
-                return tail.decode(part.h, part.tile.halo, work.thrifty).float()
+                return tail.decode(part.h, part.tile.halo, work.thrifty, part.past).float()
 
         def look(number: int) -> tuple[float, float, Tensor]:
             one = number % len(candidates)
@@ -121,11 +141,11 @@ def draw(tail: Tail, found: list[Part], x: Tensor, count: int, finish: Callable[
 
     x: (B or 1, 3, H, W) in 0..1. finish: from a decoder's picture to 0..1. Returns: (count, 3, H, W) in 0..1.
     """
-    result = x.expand(count, -1, -1, -1).clone()
+    result = x[torch.arange(count) % len(x)]
     with held(tail) as hold, torch.no_grad():
         for part in found:
             hold(part.statistics)
-            y = finish(tail.decode(part.h, part.tile.halo))[0].to(result)
-            place = result[part.candidate][(slice(None), *part.tile.pixels)]
-            place.copy_(torch.where(part.near[0] > 0, y, place))
+            y = finish(tail.decode(part.h, part.tile.halo, past=part.past)).to(result)
+            place = result[(part.rows, ..., *part.tile.pixels)]
+            place.copy_(torch.where(part.near > 0, y, place))
     return result

@@ -17,17 +17,22 @@ Halo = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a decoder. grow: how many times larger it makes h. reach: the cells of its output that depend on what lies beyond a crop's edge."""
+    """One step of a decoder. grow: how many times larger it makes h. reach: the cells of its output that depend on what lies beyond a crop's edge.
+
+    past: of a video, how many earlier frames each frame of its output depends on.
+    """
 
     run: Callable[[Tensor], Tensor]
     grow: int = 1
     reach: int = 0
+    past: int = 0
 
 
 @dataclass(frozen=True)
 class Tail:
     """stages: one after the other they lead from h, the input of the module `entrance`, to the picture (B, 3, H, W) in -1..1.
 
+    Of a video, h is (1, C, T, h, w) and the picture (T, 3, H, W): the stages keep the frames, and no frame depends on a later one.
     modules: what is tuned.
     """
 
@@ -48,13 +53,19 @@ class Tail:
             needs.insert(0, ceil((needs[0] + stage.reach) / stage.grow))
         return needs
 
-    def decode(self, h: Tensor, halo: Halo, thrifty: bool = False) -> Tensor:
+    @property
+    def past(self) -> int:
+        """How many earlier frames of h each frame of a video depends on."""
+        return sum(stage.past for stage in self.stages)
+
+    def decode(self, h: Tensor, halo: Halo, thrifty: bool = False, past: int = 0) -> Tensor:
         """The picture of h without its halo, which is cut down to what the rest still needs after every stage.
 
         Args:
             h: (B, C, ..., h, w).
             halo: cells above, below, left and right of what is wanted: `needs[0]` of them, or as many as there are up to the frame.
             thrifty: keeps what stands between the stages only, and computes the rest again in the backward pass.
+            past: frames before what is wanted of a video: `past` of the tail, or as many as there are.
         """
         for stage, need in zip(self.stages, self.needs[1:], strict=True):
             h = checkpoint(stage.run, h, use_reentrant=False) if thrifty else stage.run(h)
@@ -62,7 +73,7 @@ class Tail:
             halo = [min(cells, need) for cells in grown]
             top, bottom, left, right = (cells - kept for cells, kept in zip(grown, halo, strict=True))
             h = h[..., top : h.shape[-2] - bottom, left : h.shape[-1] - right]
-        return h
+        return h[past:]
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,10 @@ def norms_of(modules: nn.Module) -> list[nn.GroupNorm]:
 
 
 def enter(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> tuple[Tensor, Tensor, Statistics]:
-    """Decodes one latent: the picture, h, and the statistics of the tail's norms, which see the whole of z."""
+    """Decodes one latent: the picture, h, and the statistics of the tail's norms, which see the whole of z.
+
+    A video's decoder calls the tail with a few frames at a time and keeps the last ones of each layer for the next call. h has them all.
+    """
     seen: dict[int, tuple[Tensor, Tensor]] = {}
     entered: list[Tensor] = []
 
@@ -93,7 +107,7 @@ def enter(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> tuple[Te
     finally:
         for hook in hooks:
             hook.remove()
-    return picture, entered[0], Statistics(tuple(seen[id(norm)] for norm in norms_of(tail.modules)))
+    return picture, torch.cat(entered, 2) if is_video(z) else entered[0], Statistics(tuple(seen[id(norm)] for norm in norms_of(tail.modules)))
 
 
 class Reached(Exception):
@@ -101,7 +115,12 @@ class Reached(Exception):
 
 
 def h_of(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> Tensor:
-    """What the tail gets when one latent is decoded; the tail itself does not run. Where gradients are on, h carries them back to z."""
+    """What the tail gets when one latent is decoded; the tail itself does not run. Where gradients are on, h carries them back to z.
+
+    Of a video the whole decoder runs, without gradients: its tail stands between the frames.
+    """
+    if is_video(z):
+        return enter(decode, tail, z)[1]
     entered: list[Tensor] = []
 
     def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -140,6 +159,8 @@ def settle(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, statistics
     one after the other, in one decode of z.
     """
     given = {id(norm): moments for norm, moments in zip(norms_of(tail.modules), statistics.moments, strict=True)}
+    if not given:
+        return
 
     def correct(norm: nn.GroupNorm, arguments: tuple[Tensor, ...]) -> None:
         (mean, reciprocal), (live, live_reciprocal) = given[id(norm)], moments_of(norm, arguments[0])
@@ -169,6 +190,16 @@ def normalise(norm: nn.GroupNorm, mean: Tensor, reciprocal: Tensor, h: Tensor) -
     offset = norm.bias - mean.repeat_interleave(size) * gain
     gain, offset = (t.to(h).view(-1, *[1] * (h.ndim - 2)) for t in (gain, offset))
     return torch.addcmul(offset, h, gain)
+
+
+def is_video(z: Tensor) -> bool:
+    """Whether a latent (B, C, ..., h, w) has more than one latent frame."""
+    return z.ndim == 5 and z.shape[2] > 1
+
+
+def frames_of(y: Tensor) -> Tensor:
+    """The colours of one video, (1, 3 or more, T, H, W), as pictures: (T, 3, H, W)."""
+    return y[0, :3].movedim(1, 0)
 
 
 def picture_of(y: Tensor) -> Tensor:

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from ...bld import reconstruction
 from ...bld.edges import Region
+from ...bld.reconstruction.decoder import of_video
 from ...bld.reconstruction.objective import OnStep, Outcome, Settings, Step
-from ...bld.reconstruction.tail import Tail, settle
+from ...bld.reconstruction.tail import Tail, is_video, settle
 from ..older_comfyui import picture_dtype
 from .copies import give_back, load_for_training, share_untuned, trainable_copy
 from .live import tell_step
 from .pixels import decode_of, latents_of, unsigned
 from .plan import GIB, TILES, Costs, Plan, decoder_costs, decoder_plans, first_that_fits, latent_costs, latent_plans, reserved
-from .tails import check_tunable, tail_of
+from .tails import tail_of
 
 EMPTY = "The mask is empty, so you get the source unchanged."
 
@@ -41,7 +42,7 @@ class Task:
     """What one fit of the decoder is for: candidates that share a source and a mask.
 
     rows: their places in the batch. z: (N, C, ..., h, w). source: (1, 3, H, W). m: (1, H, W); of the same shape near, 1 in the mask and its
-    surroundings, else 0, and share, how much of the edit comes in.
+    surroundings, else 0, and share, how much of the edit comes in. frames: of each video, with as many pictures and masks, or one; 1 for pictures.
     """
 
     rows: list[int]
@@ -50,6 +51,7 @@ class Task:
     m: Tensor
     near: Tensor
     share: Tensor
+    frames: int = 1
 
 
 def fit_decoder(
@@ -64,24 +66,27 @@ def fit_decoder(
     background_target: float = 40.0,
     memory_budget: float = 0.0,
     feather: int = 8,
+    frames: int = 1,
     node_id: str | None = None,
 ) -> Fit:
     """Tunes the decoder of a copy on the mask's surroundings, anew for each source and mask of the batch.
 
-    z: as `as_samples` returns it; source: (B or 1, 3, H, W); region: of the mask, (B or 1, H, W).
+    z: as `as_samples` returns it; source: (B or 1, 3, H, W); region: of the mask, (B or 1, H, W). frames: of each video, if z is one of videos;
+    pictures and masks are then one, those of one video or those of all.
     """
-    check_tunable(vae, z)
+    tail_of(vae, z)
+    frames = frames if is_video(z) else 1
     if not (region.m > 0).any():
-        return Fit(source.expand(len(z), -1, -1, -1).clone(), vae, [EMPTY])
+        return Fit(repeated(source, len(z) * frames), vae, [EMPTY])
     with torch.inference_mode(False), torch.enable_grad():
         copy = trainable_copy(vae)
-        tail = tail_of(copy)
+        tail = tail_of(copy, z)
         # The inputs were made in inference mode, so autograd cannot save them. It can save clones.
         z, source, m = (t.clone().float() for t in (z, source, region.m))
         load_for_training(copy, 0)
         costs = decoder_costs(copy, tail, z)
         untuned = partial(tail.modules.load_state_dict, {name: weight.clone() for name, weight in tail.modules.state_dict().items()})
-        tasks = tasks_of(z, source, m, region.nearby(surroundings).float(), region.rise(feather).float())
+        tasks = tasks_of(z, source, m, region.nearby(surroundings).float(), region.rise(feather).float(), frames)
         bar = comfy.utils.ProgressBar(iterations * len(tasks))
         settings = Settings(background_weight, iterations, learning_rate, background_target)
         steps = (partial(show_step, bar, number, iterations, node_id) for number in range(len(tasks)))
@@ -106,7 +111,7 @@ def fit_task(
     """One fit, with the fastest plan that fits the memory. untuned: gives the copy the weights that it began with."""
     untuned()
     if not (task.m > 0).any():
-        return Fit(task.source.expand(len(task.z), -1, -1, -1), copy, [EMPTY])
+        return Fit(repeated(task.source, len(task.z) * task.frames), copy, [EMPTY])
     settings = replace(settings, iterations=worthwhile(settings.iterations, settings.lam, task.m))
     plans = reserved(copy, decoder_plans(costs, tail, task.z, task.near), memory_budget)
     (picture, plain, outcome), plan, remarks = first_that_fits(plans, partial(run, copy, tail, task, settings, on_step), untuned)
@@ -118,25 +123,33 @@ def together(tasks: list[Task], fits: list[Fit], vae: comfy.sd.VAE) -> Fit:
     order = torch.tensor([row for task in tasks for row in task.rows]).argsort()
 
     def batch(parts: list[Tensor | None]) -> Tensor | None:
-        return None if any(part is None for part in parts) else torch.cat(parts)[order].to(vae.output_device, picture_dtype(vae))
+        if any(part is None for part in parts):
+            return None
+        return torch.cat(parts).unflatten(0, (len(order), -1))[order].flatten(0, 1).to(vae.output_device, picture_dtype(vae))
 
     picture, plain = batch([fit.picture for fit in fits]), batch([fit.plain for fit in fits])
     if len(fits) == 1:
         return Fit(picture, fits[0].vae, fits[0].remarks, plain)
-    remarks = [f"Picture {', '.join(str(row + 1) for row in task.rows)}: {line}" for task, fit in zip(tasks, fits, strict=True) for line in fit.remarks]
+    kind = "Picture" if tasks[0].frames == 1 else "Video"
+    remarks = [f"{kind} {', '.join(str(row + 1) for row in task.rows)}: {line}" for task, fit in zip(tasks, fits, strict=True) for line in fit.remarks]
     return Fit(picture, vae, [*remarks, "Each source and mask had a fit of its own, so the vae output is your own VAE."], plain)
 
 
-def tasks_of(z: Tensor, source: Tensor, m: Tensor, near: Tensor, share: Tensor) -> list[Task]:
+def tasks_of(z: Tensor, source: Tensor, m: Tensor, near: Tensor, share: Tensor, frames: int) -> list[Task]:
     """The candidates z by source and mask: those whose source and mask are equal come together."""
     groups: list[list[int]] = []
     for row in range(len(z)):
-        same = (rows for rows in groups if all(len(t) == 1 or torch.equal(t[row], t[rows[0]]) for t in (source, m)))
+        same = (rows for rows in groups if all(torch.equal(of_video(t, row, frames), of_video(t, rows[0], frames)) for t in (source, m)))
         group = next(same, None)
         if group is None:
             groups.append(group := [])
         group.append(row)
-    return [Task(rows, z[rows], *(t if len(t) == 1 else t[rows[:1]] for t in (source, m, near, share))) for rows in groups]
+    return [Task(rows, z[rows], *(of_video(t, rows[0], frames) for t in (source, m, near, share)), frames) for rows in groups]
+
+
+def repeated(t: Tensor, count: int) -> Tensor:
+    """So many pictures of those of t, again and again."""
+    return t[torch.arange(count) % len(t)]
 
 
 def run(copy: comfy.sd.VAE, tail: Tail, task: Task, settings: Settings, on_step: OnStep, plan: Plan) -> tuple[Tensor, Tensor | None, Outcome]:
@@ -147,17 +160,17 @@ def run(copy: comfy.sd.VAE, tail: Tail, task: Task, settings: Settings, on_step:
     seen = task.z[..., rows, columns].to(copy.device)
     x, mask, near, share = (t[place].to(copy.device) for t in (task.source, task.m, task.near, task.share))
     # Without a fit, the edit stays as it was drawn.
-    z_init = latents_of(copy, x) if settings.iterations > 0 else None
+    z_init = latents_of(copy, repeated(x, task.frames), task.frames) if settings.iterations > 0 else None
     x_hat, found = reconstruction.look_at(decode_of(copy), tail, seen, z_init, x * 2 - 1, mask, near, share, plan.work.tile)
     outcome = reconstruction.tune_decoder(tail, found, settings, plan.work, on_step)
-    drawn = reconstruction.draw(tail, found, x, len(seen), unsigned)
+    drawn = reconstruction.draw(tail, found, x, len(seen) * task.frames, unsigned)
     if outcome.steps > 0:
         first = found[0].candidate
         with plan.work.autocast(copy.device):
             settle(decode_of(copy), tail, seen[first : first + 1], found[0].statistics)
     # The small error that is left along the edge is spread over the mask.
     meet = partial(reconstruction.poisson, on_iteration=comfy.model_management.throw_exception_if_processing_interrupted)
-    result = task.source.expand(len(seen), -1, -1, -1).clone()
+    result = repeated(task.source, len(drawn))
     result[place] = (meet if settings.iterations > 0 else reconstruction.paste)(drawn, x, mask).to(result)
     return result, unsigned(x_hat) if plan.whole else None, outcome
 
@@ -174,7 +187,9 @@ def fit_latent(
     node_id: str | None = None,
 ) -> Fit:
     """Tunes the latent on the whole picture. Same arguments as `fit_decoder`."""
-    check_tunable(vae, z)
+    if is_video(z):
+        raise ValueError(f"samples is a video of {z.shape[2]} latent frames, but method latent takes pictures only: use paste, colour fit, poisson or auto.")
+    tail_of(vae)
     with torch.inference_mode(False), torch.enable_grad():
         copy = trainable_copy(vae)
         tail = tail_of(copy)

@@ -8,7 +8,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...bld.reconstruction.tail import picture_of
+from ...bld.reconstruction.tail import frames_of, is_video, picture_of
 
 # Latent cells a side, enough to see how large a VAE draws one.
 CORNER = 4
@@ -32,16 +32,19 @@ def with_channels_of(vae: comfy.sd.VAE, pixels: Tensor) -> Tensor:
 
 
 def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
-    """The decoder as bld calls it: (B, C, ..., h, w) -> (B, 3, H, W) in -1..1."""
+    """The decoder as bld calls it: (B, C, ..., h, w) -> (B, 3, H, W) in -1..1, of one video its frames."""
     in_range = (lambda y: y) if vae.process_input(torch.zeros(1)) < 0 else signed
-    return lambda z: in_range(picture_of(vae.first_stage_model.decode(z)))
+    return lambda z: in_range((frames_of if is_video(z) else picture_of)(vae.first_stage_model.decode(z)))
 
 
-def latents_of(vae: comfy.sd.VAE, pictures: Tensor) -> Tensor:
-    """The latents of pictures (B, 3, H, W) in 0..1, one at a time, for `decode_of`. If memory runs out, it raises, so that the fit can step down."""
+def latents_of(vae: comfy.sd.VAE, pictures: Tensor, frames: int = 1) -> Tensor:
+    """The latents of pictures (B, 3, H, W) in 0..1, one at a time, for `decode_of`. If memory runs out, it raises, so that the fit can step down.
+
+    frames: of each video in the batch.
+    """
     pixels = vae.process_input(with_channels_of(vae, pictures.movedim(1, -1)).movedim(-1, 1))
     with torch.no_grad():
-        return torch.cat([vae.first_stage_model.encode(one.unsqueeze(2) if vae.latent_dim == 3 else one) for one in pixels.split(1)])
+        return torch.cat([vae.first_stage_model.encode(one.movedim(0, 1)[None] if vae.latent_dim == 3 else one) for one in pixels.split(frames)])
 
 
 def signed(y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...bld.reconstruction.crop import Box, span
-from ...bld.reconstruction.decoder import Work
+from ...bld.reconstruction.decoder import WINDOW, Work
 from ...bld.reconstruction.memory import peak_bytes
 from ...bld.reconstruction.objective import trainable
 from ...bld.reconstruction.tail import Tail, enter, h_of
@@ -74,13 +74,14 @@ class Costs:
     """What a fit of one VAE takes, measured on small latents.
 
     Attributes:
-        scale: pixels a side of a latent cell.
+        scale: pixels a side of a latent cell. frames: of a video, 1 of a picture; what follows is for all of them, for each pixel of one.
         dtype: what a step computes in.
         base: bytes at any size. stored: of the tail's input, for each pixel of the picture.
         whole: what is done once with the whole picture. steps: a step of the fit on part of it, thrifty or not.
     """
 
     scale: int
+    frames: int
     dtype: torch.dtype
     base: int
     stored: float
@@ -104,7 +105,7 @@ def decoder_plans(costs: Costs, tail: Tail, z: Tensor, near: Tensor) -> list[Pla
     for view in (whole_of(frame), around):
         pixels = square * area(view)
         # For each candidate; and the tail's input for one source.
-        pictures = len(z) * (4 * 12 * pixels + (costs.stored + 5 * 12) * square * area(box)) + costs.stored * pixels
+        pictures = len(z) * (4 * 12 * costs.frames * pixels + (costs.stored + 5 * 12 * costs.frames) * square * area(box)) + costs.stored * pixels
         for work, step in costs.cuts(tail, frame, box):
             plans.append(Plan(view, view == whole_of(frame), work, int(costs.base + pictures + max(costs.whole.of(pixels), step))))
     return ever_smaller(plans)
@@ -183,7 +184,7 @@ def decoder_costs(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
     """Of a fit of the decoder for latents like z. Each is decoded and its source encoded once; a step trains the tail."""
     theta = list(tail.modules.parameters())
     size = sum(p.nbytes for p in theta)
-    return measured(copy, tail, z, lambda small, picture: latents_of(copy, picture), lambda h: theta, 4 * size, size)
+    return measured(copy, tail, z, lambda small, picture: latents_of(copy, picture, len(picture)), lambda h: theta, 4 * size, size)
 
 
 def latent_costs(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
@@ -219,13 +220,17 @@ def measured(
         pixels.append(picture.shape[-1] * picture.shape[-2])
         inputs.append(h)
     whole, thrifty = Work(0, False, dtype), Work(0, True, dtype)
+    frames, stored = len(picture), inputs[-1].nbytes
+    # A step looks at a window of a video.
+    inputs = [h if frames == 1 else h[:, :, : WINDOW + tail.past].contiguous() for h in inputs]
     stages = list(zip(*(stage_bytes(tail, h, thrifty, trained(h)) for h in inputs), strict=True))
     between = sum(line(pixels, [kept for kept, _ in stage]).pixel for stage in stages)
     return Costs(
         scale=round((pixels[-1] / PROBES[-1] ** 2) ** 0.5),
+        frames=frames,
         dtype=dtype,
         base=RUNTIME + copy.model_size() + optimiser,
-        stored=inputs[-1].nbytes / pixels[-1],
+        stored=stored / pixels[-1],
         whole=Most((line(pixels, decodes), line(pixels, others))),
         steps={
             False: line(pixels, [step_bytes(tail, h, whole, trained(h)) for h in inputs]),

@@ -160,7 +160,7 @@ def as_long(t: Tensor, frames: int, every: int) -> Tensor:
 
 def by_decoder(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, frames: int, settings: dict, node_id: str | None) -> Fit:
     """See `fit_decoder`."""
-    return fit_decoder(z, vae, source, region, **settings, node_id=node_id)
+    return fit_decoder(z, vae, source, region, **settings, frames=frames, node_id=node_id)
 
 
 def by_latent(z: Tensor, vae: comfy.sd.VAE, source: Tensor, region: Region, plain: Plain, frames: int, settings: dict, node_id: str | None) -> Fit:

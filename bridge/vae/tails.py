@@ -8,23 +8,43 @@ import comfy.sd
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from ...bld.reconstruction.tail import Stage, Tail, picture_of
+from ...bld.reconstruction.tail import Stage, Tail, frames_of, is_video, picture_of
 from ..comfy_internals import autoencoder, cascade, frame_convolution, hunyuan_image, hunyuan_video, ldm, taesd, wan, wan22
 from .pixels import signed
 
+# How often the tuned stages of pictures double the size.
+LEVELS = 2
 
-def tail_of(vae: comfy.sd.VAE) -> Tail:
-    """The last stages of a VAE's decoder, from a quarter of the picture's size on.
 
-    Raises ValueError for a VAE that cannot be tuned, and names the methods that work.
+def tail_of(vae: comfy.sd.VAE, z: Tensor | None = None) -> Tail:
+    """The last stages of a VAE's decoder for a latent: of pictures from a quarter of their size on, of videos those after the last that adds frames.
+
+    z: None for pictures. Raises ValueError for a VAE that cannot be tuned, and names the methods that work.
     """
     module = vae.first_stage_model
+    if z is not None and is_video(z):
+        return video_tail(module, z)
     make = next((make for kind, make in TAILS.items() if isinstance(module, kind)), None)
     tail = make(module) if make is not None and vae.output_channels >= 3 else None
     if tail is None:
         raise ValueError(
             f"vae is a {type(module).__name__}, whose decoder can't be tuned: use method paste, colour fit, poisson or auto, "
             "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, Stable Cascade, HunyuanImage, HunyuanVideo)."
+        )
+    return tail
+
+
+def video_tail(module: nn.Module, z: Tensor) -> Tail:
+    """See `tail_of`. Raises ValueError where the decoder's last stages mix frames in another way than by causal convolutions."""
+    tail = None
+    if isinstance(module, wan.WanVAE):
+        tail = sequence_tail([*module.decoder.upsamples, *module.decoder.head], frames_of, levels=1)
+    elif isinstance(module, wan22.WanVAE):
+        tail = wan22_tail(module, frames_of)
+    if tail is None or any(getattr(part, "mode", "") == "upsample3d" for part in tail.modules.modules()):
+        raise ValueError(
+            f"vae is a {type(module).__name__}, whose decoder can't be tuned for videos, and samples has {z.shape[2]} latent frames: use method paste, "
+            "colour fit, poisson or auto, or a VAE of Wan or Qwen-Image."
         )
     return tail
 
@@ -59,26 +79,31 @@ def wan_tail(module: nn.Module) -> Tail:
     return sequence_tail([*module.decoder.upsamples, *module.decoder.head], picture_of)
 
 
-def wan22_tail(module: nn.Module) -> Tail:
-    """For the video VAE of Wan 2.2, with one frame. It ends with a shuffle that doubles the size, so one more doubling is a quarter."""
+def wan22_tail(module: nn.Module, finish: Callable[[Tensor], Tensor] = picture_of) -> Tail:
+    """For the video VAE of Wan 2.2. It ends with a shuffle that doubles the size, so one more doubling is a quarter."""
     doubling, last = module.decoder.upsamples[-2:]
     *blocks, resample = doubling.upsamples
     layers = [last, *module.decoder.head]
-    first = Stage(doubling, 2, 2 * sum(map(reach_of, blocks)) + reach_of(resample))
-    shuffle = Stage(lambda y: picture_of(wan22.unpatchify(y, patch_size=2)), 2)
+    first = Stage(doubling, 2, 2 * sum(map(reach_of, blocks)) + reach_of(resample), past_of(doubling))
+    shuffle = Stage(lambda y: finish(wan22.unpatchify(y, patch_size=2)), 2)
     return Tail(doubling, (first, *map(stage_of, layers), shuffle), nn.ModuleList([doubling, *layers]))
 
 
-def sequence_tail(layers: list[nn.Module], finish: Callable[[Tensor], Tensor]) -> Tail:
-    """For layers in a row, from one that doubles the size on."""
-    last = layers[[i for i, layer in enumerate(layers) if isinstance(layer, DOUBLING)][-LEVELS] :]
+def sequence_tail(layers: list[nn.Module], finish: Callable[[Tensor], Tensor], levels: int = LEVELS) -> Tail:
+    """For layers in a row, from the last but so many on that double the size."""
+    last = layers[[i for i, layer in enumerate(layers) if isinstance(layer, DOUBLING)][-levels] :]
     return Tail(last[0], (*map(stage_of, last), Stage(finish)), nn.ModuleList(last))
 
 
 def stage_of(layer: nn.Module) -> Stage:
     """One layer as a stage."""
     grow = 2 if isinstance(layer, DOUBLING) else 1
-    return Stage(layer, grow, reach_of(layer) * (grow if isinstance(layer, SHUFFLING) else 1))
+    return Stage(layer, grow, reach_of(layer) * (grow if isinstance(layer, SHUFFLING) else 1), past_of(layer))
+
+
+def past_of(layer: nn.Module) -> int:
+    """How many earlier frames each frame of a layer's output depends on, where its convolutions are causal."""
+    return sum(part.kernel_size[0] - 1 for part in layer.modules() if isinstance(part, nn.Conv3d))
 
 
 def reach_of(layer: nn.Module) -> int:
@@ -87,8 +112,6 @@ def reach_of(layer: nn.Module) -> int:
     return sum(size // (4 if doubles else 2) for size, doubles in kernels)
 
 
-# How often the tuned stages double the size.
-LEVELS = 2
 # What doubles the size; of these, what convolves first and then spreads the channels over the new cells.
 DOUBLING = (ldm.Upsample, nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle, wan.Resample, hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
 SHUFFLING = (hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
@@ -101,17 +124,10 @@ TAILS: dict[type, Callable[[nn.Module], Tail | None]] = {
 }
 
 
-def check_tunable(vae: comfy.sd.VAE, z: Tensor) -> None:
-    """Raises ValueError for a VAE that cannot be tuned for a latent, and names the methods that work."""
-    if z.ndim == 5 and z.shape[2] > 1:
-        raise ValueError(f"samples is a video of {z.shape[2]} latent frames, and only pictures can be fitted: use method paste, colour fit, poisson or auto.")
-    tail_of(vae)
-
-
 def why_not_tuned(vae: comfy.sd.VAE, z: Tensor) -> str | None:
     """Why this VAE's decoder cannot be tuned for a latent, or None if it can."""
     try:
-        check_tunable(vae, z)
+        tail_of(vae, z)
     except ValueError as error:
         return str(error)
     return None
