@@ -60,18 +60,18 @@ class Studio:
         """What a node saved or previewed."""
         return [Image.open(BytesIO(data)).convert("RGB") for data in self.client.images(run, node)]
 
-    def shot(self, margin: tuple[int, int, int, int]) -> Image.Image:
-        """All nodes of the open graph as they are drawn, with a margin at the left, top, right and bottom."""
-        left, top, width, height = self.ui.page.evaluate("""() => {
-            const nodes = app.graph.nodes, title = LiteGraph.NODE_TITLE_HEIGHT
+    def shot(self, margin: tuple[int, int, int, int], kind: str = "") -> Image.Image:
+        """All nodes of the open graph, or those of a kind, as they are drawn, with a margin at the left, top, right and bottom."""
+        left, top, width, height = self.ui.page.evaluate("""kind => {
+            const nodes = app.graph.nodes.filter(n => !kind || n.type === kind), title = LiteGraph.NODE_TITLE_HEIGHT
             const low = i => Math.min(...nodes.map(n => n.pos[i])), high = i => Math.max(...nodes.map(n => n.pos[i] + n.size[i]))
             app.canvas.deselectAll()
             app.canvas.ds.scale = 1
             app.canvas.ds.offset = [120 - low(0), 200 - low(1)]
             app.canvas.setDirty(true, true)
             return [120, 200 - title, high(0) - low(0), high(1) - low(1) + title]
-        }""")
-        self.ui.page.wait_for_timeout(800)
+        }""", kind)
+        self.ui.settle()
         clip = {"x": left - margin[0], "y": top - margin[1], "width": width + margin[0] + margin[2], "height": height + margin[1] + margin[3]}
         return Image.open(BytesIO(self.ui.page.screenshot(clip=clip))).convert("RGB")
 
@@ -293,6 +293,30 @@ def node_alone(studio: Studio, kind: str) -> Image.Image:
     return studio.shot((14, 30, 14, 14))
 
 
+# Nodes that show what they did, and the graph that they are shown in: the main example, with a report on its edit.
+SHOWING = ("LatentMaskResize", "ProgressiveMaskDilate", "BlendedLatentKSampler", "ClipRankBatch", "DecoderFinetuneReconstruct", "EditReport")
+REPORT = """() => {
+    const find = kind => app.graph.nodes.find(n => n.type === kind), restore = find('DecoderFinetuneReconstruct')
+    const add = (kind, offset, ...sources) => {
+        const node = LiteGraph.createNode(kind)
+        app.graph.add(node)
+        node.pos = [restore.pos[0] + offset, restore.pos[1] + 2000]
+        for (const [slot, [source, output]] of sources.entries()) source.connect(output, node, slot)
+        return node
+    }
+    const report = add('EditReport', 0, [find('LoadImage'), 0], [restore, 0], [find('LoadImage'), 1])
+    add('PreviewAny', 600, [report, 4])
+}"""
+
+
+def nodes_at_work(studio: Studio, kinds: list[str]) -> dict[str, Image.Image]:
+    """Nodes as they look after a run, by kind."""
+    studio.ui.open("blended_latent_edit")
+    studio.ui.page.evaluate(REPORT)
+    studio.ui.run()
+    return {kind: studio.shot((14, 30, 14, 14), kind) for kind in kinds}
+
+
 def graph(studio: Studio, example: str, run: bool) -> Image.Image:
     """An example in the frontend, after a run if asked for."""
     studio.ui.open(example)
@@ -343,10 +367,15 @@ def draw(studio: Studio, names: list[str]) -> None:
     nodes = [name for name in NODES if name in names]
     for name in nodes:
         save(NODES[name](studio), HELP / f"{name}.jpg")
-    if nodes:
+    showing = [name for name in nodes if name in SHOWING]
+    if showing:
+        for name, image in nodes_at_work(studio, showing).items():
+            save(image, HELP / f"{name}_node.png")
+    if len(nodes) > len(showing):
         studio.ui.open()
         for name in nodes:
-            save(node_alone(studio, name), HELP / f"{name}_node.png")
+            if name not in SHOWING:
+                save(node_alone(studio, name), HELP / f"{name}_node.png")
     for name in examples():
         if name in names:
             save(example_picture(studio, name), EXAMPLES / f"{name}.jpg")
