@@ -5,51 +5,69 @@ from __future__ import annotations
 import pytest
 
 from blended_latent_diffusion.bld.schedule import stage_shares
+from host.examples import BLUEPRINT
 
 ITERATIONS = 4
 RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes2"])
-# The smallest example with few steps, and with an Edit Report of the same edit behind it.
+# The smallest example with few steps, with a copy of its reconstruction that fits longer, and with an Edit Report of the same edit behind it.
 QUICK = """iterations => {
     const node = kind => app.graph.nodes.find(n => n.type === kind)
-    const set = (kind, name, value) => { node(kind).widgets.find(w => w.name === name).value = value }
-    set("BlendedLatentKSampler", "steps", 2)
-    set("DecoderFinetuneReconstruct", "method.iterations", iterations)
-    const report = LiteGraph.createNode("EditReport")
-    app.graph.add(report)
-    report.pos = [1500, 600]
-    node("LoadImage").connect(0, report, 0)
-    node("DecoderFinetuneReconstruct").connect(0, report, 1)
-    node("LoadImage").connect(1, report, 2)
-    const text = LiteGraph.createNode("PreviewAny")
-    app.graph.add(text)
-    text.pos = [2000, 600]
-    report.connect(4, text, 0)
+    const set = (node, name, value) => { node.widgets.find(w => w.name === name).value = value }
+    const add = (node, pos, ...sources) => {
+        app.graph.add(node)
+        node.pos = pos
+        for (const [slot, [source, output]] of sources.entries()) source.connect(output, node, slot)
+        return node
+    }
+    const [picture, restore] = [node("LoadImage"), node("DecoderFinetuneReconstruct")]
+    set(node("BlendedLatentKSampler"), "steps", 2)
+    set(restore, "method.iterations", iterations)
+    const sources = restore.inputs.filter(input => input.link != null).map(input => {
+        const { origin_id, origin_slot } = app.graph.getLink(input.link)
+        return [app.graph.getNodeById(origin_id), origin_slot]
+    })
+    const copy = add(restore.clone(), [1500, 1500], ...sources)
+    set(copy, "method.iterations", 2 * iterations)
+    add(LiteGraph.createNode("PreviewImage"), [2000, 1500], [copy, 0])
+    const report = add(LiteGraph.createNode("EditReport"), [1500, 600], [picture, 0], [restore, 0], [picture, 1])
+    add(LiteGraph.createNode("PreviewAny"), [2000, 600], [report, 4])
 }"""
-SHOW = """kind => {
-    const node = app.graph.nodes.find(n => n.type === kind)
+# Brings a node into view, and marks its display with its id.
+SHOW = """id => {
+    const node = app.canvas.graph.getNodeById(id)
+    node.widgets.find(w => w.name.startsWith("bld_")).element.dataset.ofNode = id
     app.canvas.ds.scale = 1
     app.canvas.ds.offset = [100 - node.pos[0], 80 - node.pos[1]]
     app.canvas.setDirty(true, true)
 }"""
+FIND = "kind => app.canvas.graph.nodes.filter(n => n.type === kind).map(n => n.id)"
 
 
-def open_and_run(ui, vue: bool) -> dict:
-    """Runs the edit; returns what the server gave to the displays, by kind of node."""
+def open_and_run(ui, vue: bool) -> dict[str, dict[str, dict]]:
+    """Runs the edit; returns what the server gave to the displays, by kind and id of node."""
     ui.open("smallest_graph")
     ui.show_renderer(vue)
     ui.page.evaluate(QUICK, ITERATIONS)
     record = ui.run()
     assert record["status"]["status_str"] == "success"
-    return {record["prompt"][2][node]["class_type"]: output["comparison"][0] for node, output in record["outputs"].items() if "comparison" in output}
+    given: dict[str, dict[str, dict]] = {}
+    for node, output in record["outputs"].items():
+        if "comparison" in output:
+            given.setdefault(record["prompt"][2][node]["class_type"], {})[node] = output["comparison"][0]
+    return given
 
 
-def display(ui, kind: str):
-    """The display of the one node of this kind, with the node in view."""
-    ui.page.evaluate(SHOW, kind)
-    ui.page.wait_for_timeout(300)
-    texts = {"DecoderFinetuneReconstruct": "decoder weights", "EditReport": ""}
-    found = ui.page.locator(".bld-compare").filter(has=ui.page.locator(".bld-cost", has_text=texts[kind]))
-    return found.first if texts[kind] else found.filter(has_not_text="decoder weights").first
+def display(ui, node: str):
+    """The display of a node of the open graph, with the node in view."""
+    ui.page.evaluate(SHOW, node)
+    ui.settle()
+    return ui.page.locator(f"[data-of-node='{node}']")
+
+
+def the(ui, kind: str):
+    """The display of the only node of this kind."""
+    (node,) = ui.page.evaluate(FIND, kind)
+    return display(ui, node)
 
 
 def figures(shown) -> dict[str, dict[str, str | None]]:
@@ -71,31 +89,41 @@ def loaded(shown) -> list[int]:
     return shown.locator("img").evaluate_all("images => Promise.all(images.map(i => i.decode().then(() => i.naturalWidth)))")
 
 
+LAYERS = {"DecoderFinetuneReconstruct": ["source", "decode", "error", "seam"], "EditReport": ["source", "error", "seam"]}
+
+
 @RENDERERS
-def test_the_comparison_shows_what_the_server_computed_also_after_a_reload(ui, vue):
+def test_each_comparison_shows_what_the_server_computed_also_after_a_reload(ui, vue):
     given = open_and_run(ui, vue)
-    assert set(given) == {"DecoderFinetuneReconstruct", "EditReport"}
-    for kind, layers in {"DecoderFinetuneReconstruct": ["source", "decode", "error", "seam"], "EditReport": ["source", "error", "seam"]}.items():
-        shown = display(ui, kind)
-        assert figures(shown) == expected(given[kind]) and loaded(shown) == [128, 128]
-        assert shown.locator("[data-layer]").evaluate_all("all => all.map(b => b.dataset.layer)") == layers
-    shown = display(ui, "DecoderFinetuneReconstruct")
+    assert {kind: len(nodes) for kind, nodes in given.items()} == {"DecoderFinetuneReconstruct": 2, "EditReport": 1}
+    one, other = given["DecoderFinetuneReconstruct"].values()
+    assert expected(one)["result"] != expected(other)["result"], "the copies fit differently long"
+
+    def show_what_was_given() -> None:
+        for kind, nodes in given.items():
+            for node, comparison in nodes.items():
+                shown = display(ui, node)
+                assert figures(shown) == expected(comparison) and loaded(shown) == [128, 128]
+                assert shown.locator("[data-layer]").evaluate_all("all => all.map(b => b.dataset.layer)") == LAYERS[kind]
+
+    show_what_was_given()
+    shown = display(ui, next(iter(given["DecoderFinetuneReconstruct"])))
     for layer in ("seam", "error", "decode", "source"):
         shown.locator(f"[data-layer={layer}]").click()
-        assert given["DecoderFinetuneReconstruct"]["pictures"][0]["files"][layer]["filename"] in shown.locator(".bld-before").get_attribute("src")
+        assert one["pictures"][0]["files"][layer]["filename"] in shown.locator(".bld-before").get_attribute("src")
         assert loaded(shown) == [128, 128]
     assert "comparison" not in str(ui.prompt()), "a display is not sent"
 
     ui.reload()
     ui.page.locator(".bld-figures td[data-of]").first.wait_for(state="attached")
-    assert figures(display(ui, "DecoderFinetuneReconstruct")) == expected(given["DecoderFinetuneReconstruct"])
+    show_what_was_given()
     assert ui.complaints == []
 
 
 @RENDERERS
 def test_the_slider_follows_the_mouse_and_the_keys_and_the_node_stays(ui, vue):
-    open_and_run(ui, vue)
-    shown = display(ui, "DecoderFinetuneReconstruct")
+    given = open_and_run(ui, vue)
+    shown = display(ui, next(iter(given["DecoderFinetuneReconstruct"])))
     places = "Object.fromEntries(app.graph.nodes.map(n => [n.id, [...n.pos]]))"
     before, frame = ui.page.evaluate(places), shown.locator(".bld-frame").bounding_box()
     assert min(frame["width"], frame["height"]) >= 150, "large enough to see something"
@@ -125,10 +153,9 @@ def test_the_slider_follows_the_mouse_and_the_keys_and_the_node_stays(ui, vue):
 def test_a_fit_draws_its_curve_and_its_picture_while_it_runs(ui, vue):
     ui.open("smallest_graph")
     ui.show_renderer(vue)
-    ui.page.evaluate(QUICK, 400)
-    ui.page.evaluate("""() => { const set = (name, value) => { app.graph.nodes.find(n => n.type === "DecoderFinetuneReconstruct")
-        .widgets.find(w => w.name === name).value = value }; set("method.background_target", 200) }""")
-    ui.page.evaluate(SHOW, "DecoderFinetuneReconstruct")
+    ui.page.evaluate("""settings => { for (const node of app.graph.nodes) for (const widget of node.widgets ?? [])
+        if (widget.name in settings) widget.value = settings[widget.name] }""", {"steps": 2, "method.iterations": 400, "method.background_target": 200})
+    the(ui, "DecoderFinetuneReconstruct")
     ui.press_run()
     fitting = ui.page.locator(".bld-compare[data-state=fitting]")
     fitting.wait_for(timeout=120_000)
@@ -203,8 +230,7 @@ def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, 
     ui.show_renderer(vue)
     steps = 7 if vue else 8  # or the last run of the other renderer would come back
     ui.page.evaluate(SAMPLER, steps)
-    ui.page.evaluate(SHOW, "BlendedLatentKSampler")
-    bar = ui.page.locator(".bld-timeline").filter(has_text="steps")
+    bar = the(ui, "BlendedLatentKSampler")
     bar.filter(has_text="Run to see the steps.").wait_for()
     shares = bar.locator(".bld-stages > div").evaluate_all("all => all.map(stage => Number(stage.dataset.share))")
     assert shares == pytest.approx(stage_shares(3, 0.78)), "the schedule is known before the steps are"
@@ -224,3 +250,67 @@ def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, 
     ui.page.evaluate(CHANGE, ["steps", steps])
     assert bar.locator(".bld-steps > i").count() == len(shown["starts"])
     assert "shares" not in str(ui.prompt()) and ui.complaints == []
+
+
+# The texts of the displays that stand out too little from what is behind them, with their contrast; those on pictures have a shade of their own.
+PALE = """() => {
+    const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true })
+    const rgba = color => {
+        context.clearRect(0, 0, 1, 1)
+        context.fillStyle = color
+        context.fillRect(0, 0, 1, 1)
+        const [red, green, blue, alpha] = context.getImageData(0, 0, 1, 1).data
+        return [red, green, blue, alpha / 255]
+    }
+    const over = ([red, green, blue, alpha], below) => [red, green, blue].map((value, i) => value * alpha + below[i] * (1 - alpha))
+    const chain = element => element ? [element, ...chain(element.parentElement)] : []
+    const behind = element => chain(element).map(one => rgba(getComputedStyle(one).backgroundColor))
+        .reduceRight((below, color) => over(color, below), rgba(LiteGraph.NODE_DEFAULT_BGCOLOR))
+    const light = color => color.slice(0, 3).map(v => v / 255).map(v => v <= 0.04 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0.05)
+    const contrast = element => {
+        const background = behind(element), [red, green, blue, alpha] = rgba(getComputedStyle(element).color)
+        const opacity = chain(element).reduce((product, one) => product * getComputedStyle(one).opacity, alpha)
+        const ends = [light(over([red, green, blue, opacity], background)), light(background)]
+        return Math.max(...ends) / Math.min(...ends)
+    }
+    const hasText = element => [...element.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.textContent.trim())
+    return [...document.querySelectorAll("[data-of-node], [data-of-node] *, .bld-card *")]
+        .filter(one => hasText(one) && one.checkVisibility() && !one.closest(".bld-gallery-tile, .bld-frame, .bld-stages, :disabled"))
+        .map(one => [one.textContent, contrast(one)]).filter(([, contrast]) => contrast < 3)
+}"""
+
+
+@RENDERERS
+def test_all_displays_inside_a_subgraph_are_right_and_legible_in_both_themes_and_after_a_reload(ui, vue):
+    ui.open("one_node")
+    ui.show_renderer(vue)
+    ui.page.evaluate("""settings => { for (const node of app.graph.nodes) for (const widget of node.widgets ?? [])
+        if (widget.name in settings) widget.value = settings[widget.name] }""", {"quality": "quick", "candidates": 3})
+    record = ui.run()
+    kinds = {record["prompt"][2][node]["class_type"]: output for node, output in record["outputs"].items()}
+
+    def show_what_was_given() -> None:
+        rank = the(ui, "ClipRankBatch")
+        scores = [f"{one['score']:.4f}" for one in kinds["ClipRankBatch"]["gallery"]]
+        assert rank.locator(".bld-gallery-label span").all_text_contents() == scores
+        rank.locator(".bld-gallery-tile").first.hover()
+        assert ui.page.evaluate(PALE) == []
+        assert figures(the(ui, "DecoderFinetuneReconstruct")) == expected(kinds["DecoderFinetuneReconstruct"]["comparison"][0])
+        assert ui.page.evaluate(PALE) == []
+        run = kinds["BlendedLatentKSampler"]["steps"][0]
+        assert the(ui, "BlendedLatentKSampler").locator(".bld-steps > i").count() == len(run["starts"]) == 12
+        assert ui.page.evaluate(PALE) == []
+        shares = the(ui, "ProgressiveMaskDilate").locator(".bld-stages > div").evaluate_all("all => all.map(stage => Number(stage.dataset.share))")
+        assert shares == pytest.approx(kinds["ProgressiveMaskDilate"]["schedule"][0]["shares"])
+        assert ui.page.evaluate(PALE) == []
+
+    ui.enter(BLUEPRINT)
+    show_what_was_given()
+    ui.set("Comfy.ColorPalette", "light")
+    show_what_was_given()
+    ui.reload()  # opens the subgraph again
+    ui.page.wait_for_function("() => app.canvas.graph?.isRootGraph === false")
+    ui.page.locator(".bld-figures td[data-of]").first.wait_for(state="attached")
+    show_what_was_given()
+    assert ui.complaints == []
