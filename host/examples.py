@@ -286,7 +286,7 @@ was trained for."""
         source("bld_demo_large.png", "a penguin", told),
         Step("Cut out what the edit needs to see", [{"cut": cut}]),
         Step("Prepare crop, prompt and mask", [encoded(encode=node("VAEEncode", pixels="@cut.image", vae="@load.VAE")), resize("@cut.mask")]),
-        Step("Sample 4 candidates while the mask shrinks", [{"shrink": SHRINK}, {"sample": sampler(steps=25, candidates=4, mask_schedule="@shrink.schedule")}]),
+        Step("Sample 4 candidates while the mask shrinks", [shrink(), {"sample": sampler(steps=25, candidates=4, mask_schedule="@shrink.schedule")}]),
         ranking("masked", "@cut.mask"),
         finish(image="@cut.image", mask="@cut.mask"),
         Step("Put it back into the whole picture", [{"back": node("EditPutBack", width=WIDE, edited="@restore.image", where="@cut.where", method="paste")}]),

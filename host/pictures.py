@@ -73,6 +73,12 @@ class Studio:
         }""", kind)
         self.ui.settle()
         clip = {"x": left - margin[0], "y": top - margin[1], "width": width + margin[0] + margin[2], "height": height + margin[1] + margin[3]}
+        window = self.ui.page.viewport_size
+        # Beside the graph there is room for the minimap and the buttons.
+        needed = {"width": max(window["width"], int(left + width) + 300), "height": max(window["height"], int(top + height) + 300)}
+        if needed != window:
+            self.ui.page.set_viewport_size(needed)
+            self.ui.settle()
         return Image.open(BytesIO(self.ui.page.screenshot(clip=clip))).convert("RGB")
 
 
