@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-# Two processes take the whole suite's files by turns; tests/conftest.py says which belong together.
-IN_PARALLEL = ("--numprocesses=2", "--dist=loadgroup", "--no-loadscope-reorder")
+# Two processes take the whole suite's files by turns.
+IN_PARALLEL = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 if sys.version_info < (3, 10):  # noqa: UP036 - the one file that an older Python gets to read
     sys.exit("Python 3.10 or newer is needed; this is {}.{}.".format(*sys.version_info))
 

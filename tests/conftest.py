@@ -54,17 +54,14 @@ def keep_previews_out_of_the_tree(config: pytest.Config) -> None:
     config.add_cleanup(folder.cleanup)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a server or a browser, so that none can be forgotten, and those that run in one process: they share fixtures."""
+    """Mark the tests that use a server or a browser, so that none can be forgotten."""
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         if names & {"server", "client", "open_server", "ui"}:
             item.add_marker("server")
         if "ui" in names:
             item.add_marker("browser")
-        together = next((kind for kind in ("browser", "server") if item.get_closest_marker(kind)), item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(together))
 
 
 def skip_without(what: str) -> NoReturn:
@@ -124,16 +121,18 @@ def chromium(pytestconfig: pytest.Config) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def tab(chromium: Any, server: Any) -> Any:
-    """The real user interface in a real browser."""
+@pytest.fixture(scope="module")
+def tab(chromium: Any, server: Any) -> Iterator[Any]:
+    """The real user interface in a real browser. It is closed with the file that uses it: an open one takes a quarter of a core."""
     from host.ui import Ui
-    return Ui(chromium.new_page(viewport={"width": 1600, "height": 1000}), server.url)
+    page = chromium.new_page(viewport={"width": 1600, "height": 1000})
+    yield Ui(page, server.url)
+    page.close()
 
 
 @pytest.fixture
 def ui(tab: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The one tab of all tests: most of their time would go into loading the page. It ends in a picture of the screen under output/screenshots."""
+    """The one tab of a file's tests: most of their time would go into loading the page. It ends in a picture of the screen under output/screenshots."""
     tab.complaints.clear()
     failed = request.session.testsfailed
     yield tab
