@@ -131,7 +131,7 @@ def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_
     """With sources whose latents are the edits', so that a picture differs from its own edit by the join alone."""
     z, x = torch.cat([latent("sd", 6), -latent("sd", 6), latent("sd", 6)]), source(3)
     m = torch.cat([torch.zeros(1, SIDE, SIDE), box(), box(8, 24, 24, 48)])
-    monkeypatch.setattr(fit, "latents_of", lambda vae, picture: z[[torch.allclose(picture[0].movedim(0, -1), one) for one in x]])
+    monkeypatch.setattr(fit, "latents_of", lambda vae, picture, frames: z[[torch.allclose(picture[0].movedim(0, -1), one) for one in x]])
     image, tuned, report = run(vae, DECODER, z, x, m)
     assert torch.equal(image[0], x[0]) and torch.equal(image[m == 0], x[m == 0])
     assert all((image[i][m[i] > 0] != x[i][m[i] > 0]).float().mean() > 0.9 for i in (1, 2))
