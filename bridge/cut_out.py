@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..bld import masks, reconstruction
+from ..bld.reconstruction.decoder import repeated
 from ..bld.windows import Window, scaled, window_around
 from .checks import as_mask, as_picture, check_batch, check_shape, frames_of
 
@@ -81,7 +82,7 @@ def put_back(edited: Tensor, place: Place, method: str, settings: dict, image: T
     stop = comfy.model_management.throw_exception_if_processing_interrupted
     # A paste takes the pixels as they are: a soft mask has blended them already.
     joined, _ = reconstruction.IN_PIXELS[method](crops, part, (m > 0).to(part) if method == "paste" else m, frames, stop, **settings)
-    result = whole[torch.arange(len(edited)) % len(whole), ..., :3].to(kind_of(whole))
+    result = repeated(whole[..., :3], len(edited)).to(kind_of(whole))
     for i, one in enumerate(result[:, window.rows.slice, window.columns.slice]):
         one.copy_(torch.where(m[i % len(m), ..., None] > 0, joined[i].movedim(0, -1).to(one.dtype), one))
     return result

@@ -99,6 +99,11 @@ def of_video(t: Tensor, number: int, frames: int) -> Tensor:
     return t if len(t) in (1, frames) else t[number * frames : (number + 1) * frames]
 
 
+def repeated(t: Tensor, count: int) -> Tensor:
+    """A copy of so many pictures of those of t, again and again."""
+    return t[torch.arange(count) % len(t)]
+
+
 def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, on_step: OnStep) -> Outcome:
     """Changes the tail's weights in place: give it a copy's. Each step looks at all parts of one candidate, each in its turn.
 
@@ -141,7 +146,7 @@ def draw(tail: Tail, found: list[Part], x: Tensor, count: int, finish: Callable[
 
     x: (B or 1, 3, H, W) in 0..1. finish: from a decoder's picture to 0..1. Returns: (count, 3, H, W) in 0..1.
     """
-    result = x[torch.arange(count) % len(x)]
+    result = repeated(x, count)
     with held(tail) as hold, torch.no_grad():
         for part in found:
             hold(part.statistics)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...bld import reconstruction
 from ...bld.edges import Region
-from ...bld.reconstruction.decoder import of_video
+from ...bld.reconstruction.decoder import of_video, repeated
 from ...bld.reconstruction.objective import OnStep, Outcome, Settings, Step
 from ...bld.reconstruction.tail import Tail, is_video, settle
 from ..older_comfyui import picture_dtype
@@ -145,11 +145,6 @@ def tasks_of(z: Tensor, source: Tensor, m: Tensor, near: Tensor, share: Tensor, 
             groups.append(group := [])
         group.append(row)
     return [Task(rows, z[rows], *(of_video(t, rows[0], frames) for t in (source, m, near, share)), frames) for rows in groups]
-
-
-def repeated(t: Tensor, count: int) -> Tensor:
-    """So many pictures of those of t, again and again."""
-    return t[torch.arange(count) % len(t)]
 
 
 def run(copy: comfy.sd.VAE, tail: Tail, task: Task, settings: Settings, on_step: OnStep, plan: Plan) -> tuple[Tensor, Tensor | None, Outcome]:
