@@ -5,7 +5,10 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,16 @@ def prepare(cpu: bool | None = None) -> None:
     import torch
     from comfy.cli_args import args
     args.cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available()) if cpu is None else cpu
+    keep_previews_out_of_the_tree()
+
+
+def keep_previews_out_of_the_tree() -> None:
+    """Let nodes that run as a library write their previews to a folder that goes with the process, since no server is there to clear ComfyUI's."""
+    import folder_paths
+    folder = tempfile.mkdtemp(prefix="bld-previews-")
+    folder_paths.set_temp_directory(folder)
+    # Unlike atexit, this also runs at the end of a process that multiprocessing started.
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=0)
 
 
 def quick_bfloat16() -> bool:

@@ -6,7 +6,6 @@ import importlib
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,15 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
     from host.pack import prepare
     sys.path.insert(0, str(comfyui))
     prepare()
-    keep_previews_out_of_the_tree(config)
-
-
-def keep_previews_out_of_the_tree(config: pytest.Config) -> None:
-    """Let nodes that run as a library write their previews to a folder that goes with the tests."""
-    import folder_paths
-    folder = tempfile.TemporaryDirectory(prefix="bld-tests-")
-    folder_paths.set_temp_directory(folder.name)
-    config.add_cleanup(folder.cleanup)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

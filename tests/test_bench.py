@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
+import folder_paths
 import pytest
 import torch
 
@@ -40,6 +42,17 @@ def test_an_option_that_a_benchmark_lacks_is_refused(monkeypatch, capsys):
 def test_a_process_of_its_own_has_its_environment_and_leaves_ours():
     assert apart(os.getenv, "BENCH_TEST", environment={"BENCH_TEST": "1"}) == "1"
     assert "BENCH_TEST" not in os.environ and apart(os.getpid) != os.getpid()
+
+
+def previews() -> str:
+    """Where nodes of this process write their previews."""
+    return folder_paths.get_temp_directory()
+
+
+def test_previews_of_a_process_of_its_own_go_with_it_and_never_into_the_comfyui_tree(host):
+    folder = Path(apart(previews))
+    assert host.comfyui not in folder.parents and not folder.exists()
+    assert Path(previews()).exists() and folder != Path(previews())
 
 
 def test_the_peak_is_of_what_is_held_inside():
