@@ -314,6 +314,32 @@ in the latent, too: the schedule replaces it.
     ]
 
 
+def many_machines() -> Graph:
+    """Each machine finishes its own best candidate."""
+    told = f"""## Many machines
+
+Needs the pack [ComfyUI-Distributed](https://github.com/robertvoy/ComfyUI-Distributed). Each machine draws candidates from a seed of its own, chooses its \
+best and restores the background. Nothing but finished pictures travels: *Distributed Collector* brings them to the master, and a second *CLIP Rank Batch* \
+puts them in order.
+
+Without workers, the graph runs on your machine alone.
+
+**Change first:** the picture and its mask ({PAINT}), the prompt, and *candidates*: how many each machine draws."""
+    again = {"images": "@collect.images", "clip": "@ranker.clip", "prompt": "@words.STRING", "mask": "@picture.MASK", "source": "@picture.IMAGE"}
+    return [
+        source("bld_demo_edit.png", "a sunflower", told),
+        Step("Prepare picture, prompt and mask", [encoded(), resize() | {"seed": node("DistributedSeed", "A seed for each machine", seed=31)}]),
+        Step("Each machine: sample candidates of its own", [
+            shrink(), {"sample": sampler(seed="@seed.seed", candidates=4, mask_schedule="@shrink.schedule")}]),
+        ranking("masked", top_k=1),
+        Step("Each machine: restore the background of its best", [{"restore": reconstruct("@rank.latents")}]),
+        Step("The master: collect the finished pictures, and rank them", [
+            {"collect": node("DistributedCollector", "The best of each machine", images="@restore.image", load_balance=False)},
+            {"again": node("ClipRankBatch", "The best of all", WIDE, scope="masked", **again)}]),
+        outcome("many_machines", "@again.images", "@again.report"),
+    ]  # fmt: skip
+
+
 LEFT, RIGHT = "bld_demo_left.png", "bld_demo_right.png"
 
 
@@ -462,5 +488,6 @@ EXAMPLES: dict[str, Callable[[], Graph]] = {
     "any_sampler": any_sampler,
     "two_edits": two_edits,
     "edit_an_edit": edit_an_edit,
+    "many_machines": many_machines,
     "sd15_or_sdxl": sd15_or_sdxl,
 }

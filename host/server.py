@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # The folder name is part of the pack's public face: the browser finds its templates and help pages under it.
 PACK = "comfyui-blended-latent-diffusion"
 PACKS = {PACK: ROOT, "bld-demo": ROOT / "demo"}
+# What the example many_machines needs beside these: small nodes in the place of ComfyUI-Distributed's.
+ALL_PACKS = PACKS | {"distributed": ROOT / "tests" / "distributed"}
 LEASH = ROOT / "host" / "leash.py"
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
 FAILURES = re.compile(r"IMPORT FAILED|Cannot import|comfy_entrypoint|Traceback \(most|Failed to execute startup-script")

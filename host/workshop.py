@@ -13,7 +13,7 @@ from host import exit_status
 from host.browser import FLAGS
 from host.demo import INPUTS
 from host.provision import Host
-from host.server import Server
+from host.server import ALL_PACKS, Server
 
 Work = Callable[[Server, Browser, list[str]], None]
 
@@ -32,7 +32,7 @@ def main(description: str | None, known: Sequence[str], work: Work) -> int:
 
 def _run(options: argparse.Namespace, names: list[str], work: Work) -> None:
     host = Host(Path(sys.executable), options.comfyui, options.overlay)
-    with Server(host, inputs=[INPUTS]) as server, sync_playwright() as playwright:
+    with Server(host, packs=ALL_PACKS, inputs=[INPUTS]) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(options.browser), args=FLAGS)
         work(server, browser, names)
         browser.close()

@@ -82,9 +82,10 @@ def open_server(host: Any) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def server(open_server: Callable[..., Any]) -> Iterator[Any]:
-    """One real server for all tests, with this pack and the demo model."""
+    """One real server for all tests, with this pack, the demo model, and stand-ins for the one pack that an example needs."""
     from host.demo import INPUTS
-    with open_server(inputs=[INPUTS]) as running:
+    from host.server import ALL_PACKS
+    with open_server(packs=ALL_PACKS, inputs=[INPUTS]) as running:
         yield running
 
 

@@ -1,44 +1,45 @@
-"""Two nodes with the names and signatures of ComfyUI-Distributed's, for tests without it: a test carries the pictures from server to server."""
+"""Two nodes with the names and signatures of ComfyUI-Distributed's, where that pack is not: on one machine, they hand on what they get.
+
+Their hidden inputs are what the pack puts into each machine's prompt. A test does it in its place, and carries the pictures from server to server.
+"""
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import torch
-from comfy_api.latest import ComfyExtension, io
 from folder_paths import get_annotated_filepath
 from PIL import Image
 
 
-class DistributedSeed(io.ComfyNode):
-    """A seed for each machine: the master's own, and one more for each worker. `machine` is what the pack puts in: 0 is the master."""
+class DistributedSeed:
+    """A seed for each machine: the master's own, and one more for each worker. machine: 0 is the master."""
+
+    CATEGORY, FUNCTION = "distributed", "seed"
+    RETURN_TYPES, RETURN_NAMES = ("INT",), ("seed",)
 
     @classmethod
-    def define_schema(cls):
-        return io.Schema(node_id="DistributedSeed", inputs=[io.Int.Input("seed", max=2**64 - 1), io.Int.Input("machine", default=0, optional=True)],
-                         outputs=[io.Int.Output(display_name="seed")])
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1})}, "hidden": {"machine": ("INT", {"default": 0})}}
+
+    def seed(self, seed: int, machine: int = 0) -> tuple[int]:
+        return (seed + machine,)
+
+
+class DistributedCollector:
+    """On the master, its own pictures and then those of the workers. received: the names of the workers' PNG files."""
+
+    CATEGORY, FUNCTION = "distributed", "collect"
+    RETURN_TYPES, RETURN_NAMES = ("IMAGE", "AUDIO"), ("images", "audio")
 
     @classmethod
-    def execute(cls, seed, machine=0):
-        return io.NodeOutput(seed + machine)
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"images": ("IMAGE",), "load_balance": ("BOOLEAN", {"default": False})}, "hidden": {"received": ("STRING", {"default": ""})}}
 
-
-class DistributedCollector(io.ComfyNode):
-    """On the master, its own pictures and then those of the workers, which come as PNG files. `received` is what the pack puts in: their names."""
-
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(node_id="DistributedCollector",
-                         inputs=[io.Image.Input("images"), io.Boolean.Input("load_balance", default=False),
-                                 io.String.Input("received", default="", optional=True)],
-                         outputs=[io.Image.Output(display_name="images"), io.Audio.Output(display_name="audio")])
-
-    @classmethod
-    def execute(cls, images, load_balance, received=""):
+    def collect(self, images: torch.Tensor, load_balance: bool, received: str = "") -> tuple[torch.Tensor, None]:
         others = [np.asarray(Image.open(get_annotated_filepath(name)).convert("RGB"), np.float32) / 255 for name in received.split()]
-        return io.NodeOutput(torch.cat([images, *(torch.from_numpy(one)[None] for one in others)]), None)
+        return torch.cat([images, *(torch.from_numpy(one)[None] for one in others)]), None
 
 
-class Extension(ComfyExtension):
-    async def get_node_list(self):
-        return [DistributedSeed, DistributedCollector]
-
-
-async def comfy_entrypoint():
-    return Extension()
+NODE_CLASS_MAPPINGS = {"DistributedSeed": DistributedSeed, "DistributedCollector": DistributedCollector}
+NODE_DISPLAY_NAME_MAPPINGS = {"DistributedSeed": "Distributed Seed", "DistributedCollector": "Distributed Collector"}
