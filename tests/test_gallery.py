@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from host.demo import INPUTS
+
 # Few steps, since only what happens around the pictures matters; always the same, so that the server draws them once.
 QUICK = {"steps": 2, "candidates": 6, "seed": 5}
 SHORTEN = """sampler => {
@@ -325,3 +327,35 @@ def test_those_that_pruning_dropped_stand_at_the_end_with_the_reason(ui, vue):
     details = ui.page.locator(".bld-card").inner_text()
     assert out.count() == len(dropped) and dropped[0]["out"] in details and dropped[0]["seed"] in details
     assert ui.complaints == []
+
+
+HOSTILE = '<img src=x onerror="window.hacked = 1">'
+BECOME_HOSTILE = """text => {
+    const values = { steps: 2, candidates: 2, "method.iterations": 1, value: text, text: text, negative_prompt: text, image: `${text}.png` }
+    for (const node of app.graph.nodes) {
+        if (node.type !== "MarkdownNote") for (const w of node.widgets ?? []) if (w.name in values) w.value = values[w.name]
+        node.title = text
+    }
+    const [x, y] = app.graph.nodes.find(n => n.type === "ClipRankBatch").pos
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [120 - x, 100 - y]
+    app.canvas.setDirty(true, true)
+}"""
+
+
+def test_markup_in_prompts_titles_and_file_names_stays_text(ui, client, vue):
+    client.upload(f"{HOSTILE}.png", (INPUTS / "bld_demo_edit.png").read_bytes())
+    ui.open("blended_latent_edit")
+    ui.show_renderer(vue)
+    ui.page.evaluate(BECOME_HOSTILE, HOSTILE)
+    candidates = ranked(ui.run())
+    tiles(ui).nth(1).hover()
+    assert f"candidate {candidates[1]['index']}" in ui.page.locator(".bld-card").inner_text()
+    tiles(ui).nth(1).dblclick()
+    ui.page.locator(".bld-large").get_by_role("button", name="Keep this seed").click()
+    ui.page.get_by_text(f"{HOSTILE} now draws one candidate with seed {candidates[1]['seed']}.").wait_for()
+    set_widget(ui, "ClipRankBatch", "pick", HOSTILE)
+    failed = ui.run()
+    assert failed["status"]["status_str"] == "error" and HOSTILE in str(failed["status"]["messages"])
+    ui.page.wait_for_timeout(1000)
+    assert ui.page.evaluate("[window.hacked ?? null, document.querySelectorAll('img[src=x]').length]") == [None, 0]
