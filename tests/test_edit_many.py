@@ -156,6 +156,15 @@ def test_an_unclear_input_is_asked_for_and_taken_from_the_user(asked):
             find_places(two, {"image", "prompt"}, [setting])
 
 
+def test_a_choice_that_brings_other_inputs_is_not_changed_in_a_saved_workflow(asked):
+    saved = Workflow(workflow("smallest_graph"), asked.object_info())
+    (restore,) = nodes_of(saved.prompt, "DecoderFinetuneReconstruct")
+    with pytest.raises(HostError, match="The input method of node .* decides which other inputs the node has"):
+        saved.filled({(restore, "method"): "paste"})
+    exported = Workflow(saved.prompt, asked.object_info())
+    assert exported.filled({(restore, "method"): "paste"})[0][restore]["inputs"]["method"] == "paste"
+
+
 def test_what_is_no_workflow_is_refused(asked):
     for content, sentence in (({"a": 1}, "neither one that ComfyUI's browser saves nor one in its API format"),
                               ({"1": {"class_type": "Nope", "inputs": {}}}, "nodes that ComfyUI does not know: Nope")):

@@ -9,7 +9,7 @@ from typing import Any
 
 from host import HostError
 from host.server import ROOT
-from host.workflow import to_prompt
+from host.workflow import DYNAMIC_COMBO, to_prompt
 
 Json = dict[str, Any]
 Address = tuple[str, str]  # the id of a node in the prompt, and the name of an input of it
@@ -57,6 +57,9 @@ class Workflow:
         """Where in the file the value of an input is kept: of a widget, a primitive or the node of a subgraph. Raises HostError."""
         if address not in self._places:
             node, name = address
+            if self.spec(address)[0] == DYNAMIC_COMBO:
+                raise HostError(f"The input {name} of node {node} decides which other inputs the node has, so a saved workflow can't take another one: "
+                                "save it with the choice that you want, or export it as API.")
             found = (place for place, value in _widgets(self.content) if value == self.prompt[node]["inputs"][name] and self._leads(place, address))
             place = next(found, None)
             if place is None:
