@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from PIL import Image
 
 from bench import _table
 from host import HostError
-from host.client import Client, ExecutionFailed, Interrupted
+from host.client import Client, ConnectionLost, ExecutionFailed, Interrupted
 from host.demo import INPUTS
 from host.provision import Host
 from host.server import PACKS, ROOT, Server
@@ -135,16 +138,16 @@ def broken_edits(interrupts: int, faults: int, seed: int = 0) -> dict[str, Any]:
             if trial < interrupts:
                 what = interrupted(client, number, chance.uniform(0, seconds))
             else:
-                fault = {"where": chance.choice(("model", "vae decode", "vae encode", "text encoder")), "after": chance.randrange(8),
+                fault = {"where": chance.choice(("model", "vae decode", "vae encode", "text encoder", "ranker")), "after": chance.randrange(8),
                          "kind": chance.choice(("error", "out of memory"))}  # fmt: skip
                 what = failed(client, number, fault)
             found["ended"][what] = found["ended"].get(what, 0) + 1
             client.post("/free", {"free_memory": True})  # forgets the results that it remembers
             client.run(edit(0))
             now = client.get("/probe")
-            left = [name for name in ("threads", "replaced") if set(now[name]) - set(clean[name])]
-            if pixels(server, 0) != right or left:
-                found["wrong"].append({"trial": trial, "what": what, "left": {name: sorted(set(now[name]) - set(clean[name])) for name in left}})
+            left = {name: sorted((Counter(now[name]) - Counter(clean[name])).elements()) for name in ("threads", "replaced", "hooks")}
+            if pixels(server, 0) != right or any(left.values()):
+                found["wrong"].append({"trial": trial, "what": what, "left": left})
     rows = {what: [count] for what, count in sorted(found["ended"].items())}
     _table.show(f"{interrupts} interrupts, {faults} faults", {"times": "{}"}, rows)
     print(f"next runs that were not as ever: {found['wrong'] or 'none'}")
@@ -200,39 +203,83 @@ def kills(count: int, seed: int = 0) -> dict[str, Any]:
     return {"kills": count, "wrong": wrong}
 
 
-COMMANDS: dict[str, Sequence[str]] = {
-    "demo": ["-m", "host.demo"],
-    "serve": ["-m", "host.serve"],
-    "test": ["-m", "pytest", "-c", "tests/pytest.ini", "--rootdir", "tests", "tests/test_workflows.py", "-k", "runs_as_it_is"],
-}
+def shortages(count: int, seed: int = 0) -> dict[str, Any]:
+    """Edits while the server's process may take hardly more memory than it has: an allocation fails somewhere, and the next run must come out as ever."""
+    chance, ended, wrong, trial = random.Random(seed), {}, [], 0
+    while trial < count:
+        with serving() as server, Client(server.url) as client, contextlib.suppress(ConnectionLost):
+            client.run(edit(0))
+            right = pixels(server, 0)
+            while trial < count:
+                trial += 1
+                what = starved(server, client, 2000 + trial, chance.randrange(96 * 2**20))
+                ended[what] = ended.get(what, 0) + 1
+                client.post("/free", {"free_memory": True})
+                client.run(edit(0))
+                if pixels(server, 0) != right:
+                    wrong.append(trial)
+    _table.show(f"{count} shortages of memory", {"times": "{}"}, {what: [times] for what, times in sorted(ended.items())})
+    print(f"servers that ended by themselves: {count - sum(ended.values())}; next runs that were not as ever: {wrong or 'none'}")
+    return {"ended": ended, "died": count - sum(ended.values()), "wrong": wrong}
+
+
+def starved(server: Server, client: Client, number: int, spare: int) -> str:
+    """Runs an edit with fresh models in a process that gets no more than so many bytes; returns how it ended."""
+    client.post("/free", {"unload_models": True, "free_memory": True})
+    process, endless = psutil.Process(server.pid), (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + spare, psutil.RLIM_INFINITY))
+    try:
+        client.run(edit(number))
+    except ExecutionFailed as error:
+        return f"failed in {error.node_type}"
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.rlimit(psutil.RLIMIT_AS, endless)
+    return "went on"
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Every command that starts a server. folder: for what they read and write."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    shutil.copy(INPUTS / "bld_demo_edit.png", pictures)
+    return {
+        "demo": ["demo"],
+        "serve": ["serve"],
+        "edit": ["edit", str(pictures), "--out", str(folder / "out")],
+        "test": ["test", "tests/test_workflows.py"],
+        "bench": ["bench", "folder", "--pictures", "10"],
+        "pictures": ["pictures", "README"],
+        "compose": ["compose", "smallest_graph"],
+    }
 
 
 def signals() -> dict[str, Any]:
-    """Each command that starts a server, ended by each signal: no server may be left."""
+    """Each command that starts a server, ended by each signal: none of its processes may be left."""
     host, left, rows = the_host(), [], {}
-    environment = host.environment(host.comfyui, ROOT)
-    for name, command in COMMANDS.items():
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            arguments = [str(host.python), *command, f"--comfyui={host.comfyui}"]
-            with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                servers = wait_for_server(process.pid)
-                time.sleep(1)
-                process.send_signal(number)
-                process.wait(60)
-            gone, alive = psutil.wait_procs(servers, 15)
-            rows[f"{name}, {number.name}"] = [len(gone), len(alive)]
-            left += [f"{name}, {number.name}" for _ in alive]
-    _table.show("command and signal", {"servers that ended": "{}", "left": "{}"}, rows)
-    return {"left": left}
+    with tempfile.TemporaryDirectory(prefix="bld-signals-") as folder:
+        for name, command in commands(Path(folder)).items():
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+                arguments = [str(host.python), "run.py", *command, "--comfyui", str(host.comfyui), "--python", str(host.python)]
+                with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                    children = wait_for_server(process)
+                    time.sleep(1)
+                    process.send_signal(number)
+                    process.wait(60)
+                gone, alive = psutil.wait_procs(children, 15)
+                rows[f"{name}, {number.name}"] = [len(gone), len(alive)]
+                left += [f"{name}, {number.name}: {' '.join(one.cmdline())}" for one in alive]
+    _table.show("command and signal", {"processes that ended": "{}", "left": "{}"}, rows)
+    print(f"left: {left or 'none'}")
+    return {"rows": rows, "left": left}
 
 
-def wait_for_server(pid: int, timeout: float = 240) -> list[psutil.Process]:
-    """The ComfyUI that a process has started."""
+def wait_for_server(command: subprocess.Popen[bytes], timeout: float = 240) -> list[psutil.Process]:
+    """The processes below a command, once a ComfyUI is among them."""
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        children = psutil.Process(pid).children(recursive=True)
-        servers = [child for child in children if "main.py" in " ".join(child.cmdline())]
-        if servers:
-            return servers
+    while time.monotonic() < deadline and command.poll() is None:
+        children = psutil.Process(command.pid).children(recursive=True)
+        if any("main.py" in " ".join(child.cmdline()) for child in children):
+            return children
         time.sleep(0.2)
-    raise HostError(f"No server started in {timeout:.0f} s.")
+    raise HostError(f"{command.args} started no server.")

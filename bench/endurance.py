@@ -1,6 +1,7 @@
 """How hard the pack is to break: odd inputs, many edits in a row, interrupts, failing calls, killed servers, and signals.
 
-``python run.py bench endurance [--cases N] [--edits N] [--interrupts N] [--faults N] [--kills N] [--signals] [--json FILE]``. 0 leaves a part out.
+``python run.py bench endurance [--cases N] [--edits N] [--interrupts N] [--faults N] [--shortages N] [--kills N] [--signals] [--json FILE]``. 0 leaves
+a part out.
 
 Odd inputs: `bench/odd`. A case ends in a right result, in one sentence that names an input, or, where ComfyUI's own nodes take the same inputs no
 better, as they do. Anything else is a finding; the command prints each one with its case. The other parts run on real servers, which hold the pack,
@@ -11,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from typing import Any
-
-import folder_paths
 
 from bench import _table, _trials
 from bench._command import benchmark
@@ -34,13 +32,11 @@ def odd_inputs(count: int, seed: int) -> dict[str, Any]:
     """The table of the odd inputs."""
     endings = (RIGHT, REFUSED, BY_HOST, "findings")
     rows, all_found, total = {}, [], sum(SHARES.values())
-    with tempfile.TemporaryDirectory() as previews:
-        folder_paths.set_temp_directory(previews)
-        for name, share in SHARES.items():
-            start = time.monotonic()
-            found, findings = survey(name, max(1, round(count * share / total)), seed)
-            rows[name] = [sum(found.values()), *(found[ending] for ending in endings), time.monotonic() - start]
-            all_found += findings
+    for name, share in SHARES.items():
+        start = time.monotonic()
+        found, findings = survey(name, max(1, round(count * share / total)), seed)
+        rows[name] = [sum(found.values()), *(found[ending] for ending in endings), time.monotonic() - start]
+        all_found += findings
     rows["together"] = [sum(row[i] for row in rows.values()) for i in range(len(endings) + 2)]
     _table.show(f"odd inputs, seed {seed}", {"cases": "{}", **dict.fromkeys(endings, "{}"), "seconds": "{:.0f}"}, rows)
     for case, what in all_found:
@@ -54,6 +50,7 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
         "odd inputs": lambda: options.cases and odd_inputs(options.cases, options.seed),
         "edits": lambda: options.edits and _trials.many_edits(options.edits),
         "broken edits": lambda: (options.interrupts or options.faults) and _trials.broken_edits(options.interrupts, options.faults, options.seed),
+        "shortages": lambda: options.shortages and _trials.shortages(options.shortages, options.seed),
         "kills": lambda: options.kills and _trials.kills(options.kills, options.seed),
         "signals": lambda: options.signals and _trials.signals(),
     }
@@ -71,6 +68,7 @@ if __name__ == "__main__":
         edits=(300, "whole edits by two clients"),
         interrupts=(200, "edits that are interrupted"),
         faults=(100, "edits in which a call fails"),
+        shortages=(50, "edits that run out of memory"),
         kills=(10, "servers that are killed"),
         seed=(16, "another one gives other cases and moments"),
         signals="also end each command that starts a server by each signal",

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import comfy.model_base
 import comfy.model_management
-import comfy.sd
 import torch
 from aiohttp import web
 from server import PromptServer
 
-NODE_CLASS_MAPPINGS: dict[str, type] = {}
+
+class BenchProbe:
+    """Does nothing: a server lists a pack by its nodes."""
+
+    CATEGORY, FUNCTION, RETURN_TYPES = "bench", "nothing", ()
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {}
+
+    def nothing(self) -> tuple[()]:
+        return ()
+
+
+NODE_CLASS_MAPPINGS = {"BenchProbe": BenchProbe}
 # Whose functions nobody may leave replaced.
 WATCHED = ("comfy", "comfy_extras", "execution", "folder_paths", "latent_preview", "nodes", "torch", "open_clip", "kornia")
-CALLS: dict[str, tuple[type, str]] = {
-    "model": (comfy.model_base.BaseModel, "apply_model"),
-    "vae decode": (comfy.sd.VAE, "decode"),
-    "vae encode": (comfy.sd.VAE, "encode"),
-    "text encoder": (comfy.sd.CLIP, "encode_from_tokens_scheduled"),
+CALLS: dict[str, tuple[str, str, str]] = {
+    "model": ("comfy.model_base", "BaseModel", "apply_model"),
+    "vae decode": ("comfy.sd", "VAE", "decode"),
+    "vae encode": ("comfy.sd", "VAE", "encode"),
+    "text encoder": ("comfy.sd", "CLIP", "encode_from_tokens_scheduled"),
+    "ranker": ("open_clip.model", "CLIP", "encode_image"),
 }
 ERRORS: dict[str, Callable[[], Exception]] = {
     "error": lambda: RuntimeError("an injected error"),
@@ -41,6 +57,7 @@ def functions() -> Iterator[tuple[str, int]]:
 
 
 STARTED: dict[str, int] = {}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def held() -> dict[str, Any]:
@@ -48,17 +65,25 @@ def held() -> dict[str, Any]:
     now = dict(functions())
     for place, identity in now.items():
         STARTED.setdefault(place, identity)
+    modules = [one for one in gc.get_objects() if isinstance(one, torch.nn.Module)]
     return {
         "models": len(comfy.model_management.current_loaded_models),
-        "threads": sorted(one.name for one in threading.enumerate()),
+        "threads": sorted(re.sub(r"\d+", "N", one.name) for one in threading.enumerate()),
         "replaced": sorted(place for place, identity in now.items() if STARTED[place] != identity),
+        "hooks": sorted(type(one).__name__ for one in modules if any(getattr(one, kind) for kind in HOOKS)),
     }
+
+
+# What was replaced, and by what it goes back.
+HEALTHY: dict[str, tuple[type, str, Any]] = {}
 
 
 def fail_once(where: str, after: int, kind: str) -> None:
     """Makes one call fail, after so many that work, and is gone."""
-    owner, name = CALLS[where]
+    module, kind_of_owner, name = CALLS[where]
+    owner = getattr(importlib.import_module(module), kind_of_owner)
     real = getattr(owner, name)
+    HEALTHY[where] = owner, name, real
     left = [after]
 
     def failing(*args: Any, **kwargs: Any) -> Any:
@@ -85,8 +110,7 @@ async def fail(request: web.Request) -> web.Response:
 @PromptServer.instance.routes.post("/probe/heal")
 async def heal(request: web.Request) -> web.Response:
     """Takes back a failure that was never reached."""
-    for owner, name in CALLS.values():
-        current = getattr(owner, name)
-        if current.__name__ == "failing":
-            setattr(owner, name, next(cell.cell_contents for cell in current.__closure__ if callable(cell.cell_contents)))
+    while HEALTHY:
+        owner, name, real = HEALTHY.popitem()[1]
+        setattr(owner, name, real)
     return web.json_response({})
