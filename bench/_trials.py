@@ -258,6 +258,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
 def signals() -> dict[str, Any]:
     """Each command that starts a server, ended by each signal: none of its processes may be left."""
     host, left, rows = the_host(), [], {}
+    # A shell that starts this in the background has it ignored, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bld-signals-") as folder:
         for name, command in commands(Path(folder)).items():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):

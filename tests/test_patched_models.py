@@ -168,7 +168,8 @@ def test_a_patch_that_remembers_is_named(name, caplog):
 def test_the_hosts_split_over_devices_changes_no_candidate(monkeypatch, name):
     """Two devices of the host's MultiGPU node, both the CPU: one computes the prompt, the other the empty one."""
     loaded, devices = load(name), [torch.device("cpu"), torch.device("cpu", 0)]
-    comfy.model_management.unload_all_models()  # the host looks for its clone among those that are loaded, and falls over one that is gone
+    # The host looks for its clone among those that are loaded, and falls over one of an earlier test that is gone.
+    monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
 
     def fresh(**options: Any) -> Any:
         patcher = build(FAMILIES[name], torch.Generator().manual_seed(len(name)))
