@@ -272,7 +272,7 @@ def signals() -> dict[str, Any]:
                     process.kill()
                 gone, alive = psutil.wait_procs([*children, *slow], 15)
                 rows[f"{name}, {number.name}"] = [len(gone), len(alive), "over 60 s" if slow else ""]
-                left += [f"{name}, {number.name}: {' '.join(one.cmdline())}" for one in alive]
+                left += [f"{name}, {number.name}: {words(one)}" for one in alive]
     _table.show("command and signal", {"processes that ended": "{}", "left": "{}", "the command itself": "{}"}, rows)
     print(f"left: {left or 'none'}")
     return {"rows": rows, "left": left}
@@ -283,7 +283,14 @@ def wait_for_server(command: subprocess.Popen[bytes], timeout: float = 240) -> l
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and command.poll() is None:
         children = psutil.Process(command.pid).children(recursive=True)
-        if any("main.py" in " ".join(child.cmdline()) for child in children):
+        if any("main.py" in words(child) for child in children):
             return children
         time.sleep(0.2)
     raise HostError(f"{command.args} started no server.")
+
+
+def words(process: psutil.Process) -> str:
+    """The command line of a process, empty for one that has just ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
