@@ -268,9 +268,11 @@ def signals() -> dict[str, Any]:
                     children = wait_for_server(process)
                     time.sleep(1)
                     process.send_signal(number)
-                    _, slow = psutil.wait_procs([psutil.Process(process.pid)], 60)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(60)
+                    slow = process.poll() is None
                     process.kill()
-                gone, alive = psutil.wait_procs([*children, *slow], 15)
+                gone, alive = psutil.wait_procs(children, 15)
                 rows[f"{name}, {number.name}"] = [len(gone), len(alive), "over 60 s" if slow else ""]
                 left += [f"{name}, {number.name}: {words(one)}" for one in alive]
     _table.show("command and signal", {"processes that ended": "{}", "left": "{}", "the command itself": "{}"}, rows)

@@ -23,13 +23,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import folder_paths
 import numpy as np
 import psutil
 from PIL import Image
 
 from bench import _table
 from bench._command import benchmark
+from bench._trials import the_host
 from host.client import Client
 from host.demo import INPUTS
 from host.edit.graph import Workflow, read_workflow
@@ -42,7 +42,7 @@ STEPS = 2
 
 def answer(options: argparse.Namespace) -> Json:
     """The table and its figures."""
-    host = Host(Path(sys.executable), Path(folder_paths.__file__).parent)
+    host = the_host()
     with tempfile.TemporaryDirectory(prefix="bld-folder-") as folder, Server(host, inputs=[INPUTS]) as server:
         place, client = Path(folder), Client(server.url)
         workflow = quick(client, place / "workflow.json")

@@ -63,8 +63,7 @@ def edit(model: Any, vae: Any, image: torch.Tensor, mask: torch.Tensor, positive
         latent = {"samples": vae.encode(image)}
         settings = {"seed": 1, "steps": steps, "cfg": 4.0, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
         drawn = BlendedLatentKSampler.execute(model=model, positive=positive, negative=negative, latent_image=latent, mask=mask, **settings).args[0]
-        method = {key.removeprefix("method."): value for key, value in defaults(DecoderFinetuneReconstruct, "method", DECODER).items()}
-        return DecoderFinetuneReconstruct.execute(drawn, vae, image, mask, method).args[0]
+        return DecoderFinetuneReconstruct.execute(drawn, vae, image, mask, defaults(DecoderFinetuneReconstruct, "method", DECODER)).args[0]
 
 
 def answer(options: argparse.Namespace) -> dict[str, Any]:

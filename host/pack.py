@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ def prepare(cpu: bool | None = None) -> None:
     keep_previews_out_of_the_tree()
 
 
+@cache
 def keep_previews_out_of_the_tree() -> None:
-    """Let nodes that run as a library write their previews to a folder that goes with the process, since no server is there to clear ComfyUI's."""
+    """Let nodes that run as a library write their previews to a folder that goes with the process: no server is there to clear ComfyUI's."""
     import folder_paths
     folder = tempfile.mkdtemp(prefix="bld-previews-")
     folder_paths.set_temp_directory(folder)
