@@ -120,7 +120,8 @@ def run_bench(options: argparse.Namespace, rest: list[str]) -> int:
         told = f"There is no benchmark {options.name}" if options.name else "Name a benchmark"
         raise HostError(f"{told}; there are: {', '.join(known) or 'none yet'}.")
     host = find_host(options, tests=True)
-    return run(host, ["-m", f"bench.{options.name.replace('-', '_')}", *rest], [host.comfyui, ROOT])
+    small = [] if options.name == "demo-model" else ["demo.small.run"]
+    return run(host, ["-m", *small, f"bench.{options.name.replace('-', '_')}", *rest], [host.comfyui, ROOT])
 
 
 def run_pictures(options: argparse.Namespace, rest: list[str]) -> int:

@@ -64,5 +64,10 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return {"memory": memory, "race": times}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer, rounds=(3, "how often each race is run"))
+
+
+if __name__ == "__main__":
+    main()

@@ -27,9 +27,11 @@ from demo import loader
 from demo.train import clip as ranker
 from demo.train import common, data, judge, sampling, sheets
 
-FLOORS = {"judge, balanced query accuracy": 0.97, "generation, named object shown": 0.80,
-          "edit in a box, each candidate": 0.60, "edit in a box, best of 8 by CLIP": 0.85,
-          "VAE reconstruction, dB": 24.0, "CLIP top-1 over kinds": 0.90}
+# The least, or the range, that a figure must reach.
+FLOORS = {"judge, balanced query accuracy": 0.97, "generation, named object shown": 0.95,
+          "generation, sharpness (real scenes: 1)": "0.85 to 1.15", "edit in a box, each candidate": 0.95,
+          "edit in a box, best of 8 by CLIP": 0.98, "edit in a box, sharpness (ideal edits: 1)": "0.85 to 1.15",
+          "edit in a box, seam after reconstruction, levels": "at most 2", "VAE reconstruction, dB": 31, "CLIP top-1 over kinds": 0.90}
 CANDIDATES = 8
 Model = tuple[Any, Any, Any]
 Draw = Callable[[Model, list, int], torch.Tensor]
@@ -186,9 +188,14 @@ def measure(quick: bool) -> dict[str, Any]:
 def answer(options: argparse.Namespace) -> dict[str, float]:
     """The table and its figures."""
     figures = measure(options.quick)
-    _table.show("question", {"figure": "{:.3f}", "floor": "{:.2f}"}, {name: [value, FLOORS.get(name)] for name, value in figures.items()})
+    _table.show("question", {"figure": "{:.3f}", "must reach": "{}"}, {name: [value, FLOORS.get(name)] for name, value in figures.items()})
     return figures
 
 
+def main() -> None:
+    """The command line."""
+    benchmark(answer, quick="a smaller sample, nine minutes on two slow cores")
+
+
 if __name__ == "__main__":
-    benchmark(answer, quick="a smaller sample: two minutes instead of fifteen")
+    main()

@@ -204,5 +204,10 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return {"methods": figures(measured), "judge": measured["judge"]}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer, quick="40 edits instead of 200", development="the edits on which the settings were chosen")
+
+
+if __name__ == "__main__":
+    main()

@@ -61,7 +61,8 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(
         answer,
         cases=(10000, "odd inputs"),
@@ -73,3 +74,7 @@ if __name__ == "__main__":
         seed=(16, "another one gives other cases and moments"),
         signals="also end each command that starts a server by each signal",
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -116,5 +116,10 @@ def growth(held: list[int]) -> float:
     return mean(held[-part:]) / mean(held[:part])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer, pictures=(1000, "how many pictures"))
+
+
+if __name__ == "__main__":
+    main()

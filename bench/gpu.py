@@ -70,9 +70,14 @@ def answer(options: argparse.Namespace) -> list[list[dict[str, Any]]]:
     return tables
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(
         answer,
         quick="SD1.5 alone, few steps and candidates: shows that all works, the figures mean nothing",
         size=(None, "pixels a side instead of 512 for SD1.5 and 1024 for SDXL; a multiple of 64"),
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -78,5 +78,10 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": seconds / alone, "memory": large / small, "without result": (large - result) / small}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer, rounds=(3, "how many of each"))
+
+
+if __name__ == "__main__":
+    main()

@@ -166,5 +166,10 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
         return show(tools, found, pairs)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer, quick="5 edits instead of 40", development="the edits and settings among which OURS was chosen")
+
+
+if __name__ == "__main__":
+    main()

@@ -386,10 +386,15 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(
         answer,
         quick="a small sample",
         development="the edits and settings among which the defaults were chosen",
         workers=(WORKERS, f"processes that draw at once, {WORKERS} here"),
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -114,9 +114,14 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(
         answer,
         model={"nargs": "+", "choices": list(KINDS), "help": "one or some of the models instead of all"},
         size=(None, "pixels a side instead of each model's own, 512 or 1024; a multiple of 64"),
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -316,7 +316,8 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return {"rows": {row.label: values for row, values in rows.items()}, "memory": peaks, "ten edits": repeated}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(
         answer,
         quick="one mask, and one picture unless they come from a folder: a few minutes instead of twenty",
@@ -326,3 +327,7 @@ if __name__ == "__main__":
         size=(SIZE, "pixels a side of the pictures"),
         save={"type": Path, "help": "a folder for what each row of the table drew, beside the source"},
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -88,5 +88,10 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer, rounds=(9, "how often each of them runs"))
+
+
+if __name__ == "__main__":
+    main()

@@ -159,6 +159,11 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer, quick="few edits", development="the settings that were tried, on the edits on which they were chosen",
               samplers="other samplers and numbers of steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -122,5 +122,10 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     return {"strokes": kept, "disks": disk, "dilation": ratio}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     benchmark(answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,4 +14,4 @@ INPUT = HOME / "input"
 JUDGE = HOME / "judge.safetensors"
 STROKE_JUDGE = HOME / "stroke_judge.safetensors"
 # Below the user's cache: checkpoints and latents.
-WORK = "bld-demo-train"
+WORK = "bld-demo-train-256"

@@ -16,7 +16,7 @@ class LoadDemoModel(io.ComfyNode):
             node_id="LoadDemoModel",
             display_name="Load Demo Model (Blended Latent Diffusion)",
             category="Blended Latent Diffusion/demo",
-            description="Loads a small demo model that draws 128x128 pictures, an SD 1.5 in miniature. To run the same workflow with your own model, "
+            description="Loads a small demo model that draws 256x256 pictures, an SD 1.5 in miniature. To run the same workflow with your own model, "
                         "replace this node with Load Checkpoint.",
             inputs=[],
             outputs=[

@@ -112,8 +112,8 @@ def source_and_mask(prompt: Json) -> dict[str, Link]:
 
 def latent_mask_resize(studio: Studio) -> Image.Image:
     """A thin scribble beside its latent mask in every mode."""
-    prompt = scribbled(studio, "blended_latent_edit", [(1, [(8, 14), (60, 22), (120, 9)]), (2, [(9, 44), (48, 28), (72, 50), (118, 33)]),
-                                                       (5, [(12, 66), (12, 118)]), (44, [(66, 92), (90, 92)])])
+    prompt = scribbled(studio, "blended_latent_edit", [(1, [(16, 28), (120, 44), (240, 18)]), (3, [(18, 88), (96, 56), (144, 100), (236, 66)]),
+                                                       (9, [(24, 132), (24, 236)]), (88, [(132, 184), (180, 184)])])
     resize = the(prompt, "LatentMaskResize")
     modes = studio.client.object_info()["LatentMaskResize"]["input"]["required"]["mode"][1]["options"]
     links = {"mask": source_and_mask(prompt)["mask"]}
@@ -121,7 +121,7 @@ def latent_mask_resize(studio: Studio) -> Image.Image:
         prompt[mode] = {"class_type": "LatentMaskResize", "inputs": prompt[resize]["inputs"] | {"mode": mode}}
         links[mode] = as_image(prompt, [mode, 0])
     made = studio.run(prompt, **links)
-    return sheet([Panel("painted, 128x128 pixels", made["mask"][0]), *(Panel(f"{mode}, 16x16", made[mode][0]) for mode in modes)], 3, SIDE)
+    return sheet([Panel("painted, 256x256 pixels", made["mask"][0]), *(Panel(f"{mode}, 32x32", made[mode][0]) for mode in modes)], 3, SIDE)
 
 
 def scribbled(studio: Studio, example: str, strokes: list[tuple[int, list[tuple[int, int]]]]) -> Json:
@@ -141,7 +141,7 @@ def scribbled(studio: Studio, example: str, strokes: list[tuple[int, list[tuple[
 
 def progressive_mask_dilate(studio: Studio) -> Image.Image:
     """The masks of the stages, with the part of the schedule that each covers."""
-    prompt = scribbled(studio, "thin_stroke", [(3, [(28, 60), (52, 40), (76, 62), (100, 42)])])
+    prompt = scribbled(studio, "thin_stroke", [(5, [(56, 120), (104, 80), (152, 124), (200, 84)])])
     dilate = the(prompt, "ProgressiveMaskDilate")
     made = studio.run(prompt, **source_and_mask(prompt), stages=as_image(prompt, [dilate, 1]))
     takeover, stages = prompt[dilate]["inputs"]["takeover"], made["stages"]
@@ -175,7 +175,7 @@ def apply_mask_schedule(studio: Studio) -> Image.Image:
         links[name] = [f"decode {name}", 0]
     made = studio.run(prompt, **links)
     masked = painted(made["source"][0], made["mask"][0])
-    rows = [Panel("mask, prompt “a cactus”", masked), *(Panel("KSampler alone", image) for image in made["alone"]),
+    rows = [Panel(f"mask, “{wanted(prompt)[0]}”", masked), *(Panel("KSampler alone", image) for image in made["alone"]),
             Panel("the same mask", masked), *(Panel("with this node", image) for image in made["with"])]
     return sheet(rows, 5, 160)
 
@@ -187,7 +187,7 @@ def decoder_finetune_reconstruct(studio: Studio) -> Image.Image:
     prompt["plain"] = {"class_type": "VAEDecode", "inputs": {"samples": node["samples"], "vae": node["vae"]}}
     made = studio.run(prompt, **source_and_mask(prompt), plain=["plain", 0], result=[the(prompt, "DecoderFinetuneReconstruct"), 0])
     names = {"source": "source", "plain": "VAE Decode", "result": "this node"}
-    images, box = {name: made[name][0] for name in names}, (0, 80, 48, 128)
+    images, box = {name: made[name][0] for name in names}, (0, 150, 100, 250)
     whole = [Panel(label, outlined(images[name], box)) for name, label in names.items()]
     parts = [Panel(f"{label}, enlarged", enlarged(images[name], box)) for name, label in names.items()]
     errors = [Panel("mask", painted(images["source"], made["mask"][0])),

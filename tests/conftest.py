@@ -136,7 +136,7 @@ def ui(tab: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Edit:
-    """The demo's edit, loaded: model, VAE, source picture (1, 128, 128, 3), mask (1, 128, 128), latent and prompts."""
+    """An edit of the small model, loaded: model, VAE, source picture (1, 128, 128, 3), mask (1, 128, 128), latent and prompts."""
 
     model: Any
     clip: Any
@@ -165,11 +165,14 @@ def demo_pack(pack: ModuleType) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def edit(demo_pack: ModuleType) -> Edit:
-    """The demo model and a small edit for it, made in inference mode as in a running workflow."""
+    """The small model and an edit for it, made in inference mode as in a running workflow."""
     import nodes
     import torch
+
+    from demo import loader
+    from demo.small import files
     with torch.inference_mode():
-        model, clip, vae = demo_pack.LoadDemoModel.execute().args
+        model, clip, vae = loader.load(files.WEIGHTS)
         image, mask = torch.zeros(1, 128, 128, 3), torch.zeros(1, 128, 128)
         image[:] = picture("bld_demo_edit.png")[..., :3]
         mask[0, 48:96, 40:104] = 1
@@ -191,10 +194,10 @@ def watched(model: Any, look: Callable[[dict[str, Any]], Any]) -> Any:
 
 
 def picture(name: str) -> Any:
-    """An input picture of the demo as floats in 0..1."""
+    """An input picture of the small model as floats in 0..1."""
     import numpy as np
     import torch
     from PIL import Image
 
-    from host.demo import INPUTS
-    return torch.from_numpy(np.asarray(Image.open(INPUTS / name), np.float32) / 255)
+    from demo.small.files import INPUT
+    return torch.from_numpy(np.asarray(Image.open(INPUT / name), np.float32) / 255)

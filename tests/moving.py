@@ -21,7 +21,7 @@ class Moving:
 
 def moving(vae: Any, frames: int, index: int = 0, light: float = 0.3, grain: float = 0.01, radius: int = 28) -> Moving:
     """An edit of scene `index`, whose light falls by `light` and comes back. grain: of each frame, beside that of the scene. radius: of the mask."""
-    from demo.train import data
+    from demo.small import data
 
     scene = data.plan("test", index)
     one = data.alone("test", index, index % len(data.KINDS), scene.background).items[0]

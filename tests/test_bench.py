@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import folder_paths
 import pytest
-import torch
 
-from bench import _table, candidates
+from bench import _table
 from bench._command import benchmark
 from bench._process import apart, held, peak
+from conftest import ROOT
 
 
 def test_a_table_puts_numbers_to_the_right_text_to_the_left_and_leaves_gaps(capsys):
@@ -62,14 +63,23 @@ def test_the_peak_is_of_what_is_held_inside():
     assert 60 < (most[0] - before) / 2**20 < 200 and len(some) == 2**26
 
 
-def test_the_candidates_benchmark_measures_an_edit_and_a_race(monkeypatch, demo_pack):
-    """In small, in this process, and without the fit of a decoder, which has a benchmark of its own."""
-    monkeypatch.setattr(candidates, "quiet", lambda: None)
-    monkeypatch.setattr(candidates, "by_the_node", lambda tools, case, latent: None)
-    monkeypatch.setattr(candidates, "RACE", 4)
-    monkeypatch.setattr(candidates, "STEPS", 4)
-    assert candidates.peak_memory(2) > 100
+IN_SMALL = """
+import torch
+from bench import candidates
+
+def main():
+    candidates.by_the_node, candidates.RACE, candidates.STEPS = lambda tools, case, latent: None, 4, 4
+    peak = candidates.peak_memory(2)
     with torch.inference_mode():
         tools, edit = candidates.load(), candidates.case(candidates.EDIT)
-        (_, together), (_, alone) = (candidates.race(tools, edit, chunk) for chunk in (4, 1))
-    assert together == alone > 0, "small chunks ask the network for no more"
+        print(peak, *(candidates.race(tools, edit, chunk)[1] for chunk in (4, 1)))
+"""
+
+
+def test_the_candidates_benchmark_measures_an_edit_and_a_race(tmp_path, host):
+    """In small, as run.py runs it, and without the fit of a decoder, which has a benchmark of its own."""
+    (tmp_path / "in_small.py").write_text(IN_SMALL)
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (host.comfyui, ROOT, tmp_path)))}
+    done = subprocess.run([sys.executable, "-m", "demo.small.run", "in_small"], env=paths, stdout=subprocess.PIPE, text=True, check=True)
+    peak, together, alone = map(float, done.stdout.split())
+    assert peak > 100 and together == alone > 0, "small chunks ask the network for no more"

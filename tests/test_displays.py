@@ -106,7 +106,7 @@ def test_each_comparison_shows_what_the_server_computed_also_after_a_reload(ui, 
             for node, comparison in nodes.items():
                 shown = display(ui, node)
                 shown.locator("td[data-of]").first.wait_for(state="attached")
-                assert figures(shown) == expected(comparison) and loaded(shown) == [128, 128]
+                assert figures(shown) == expected(comparison) and loaded(shown) == [256, 256]
                 assert shown.locator("[data-layer]").evaluate_all("all => all.map(b => b.dataset.layer)") == LAYERS[kind]
 
     show_what_was_given()
@@ -114,7 +114,7 @@ def test_each_comparison_shows_what_the_server_computed_also_after_a_reload(ui, 
     for layer in ("seam", "error", "decode", "source"):
         shown.locator(f"[data-layer={layer}]").click()
         assert one["pictures"][0]["files"][layer]["filename"] in shown.locator(".bld-before").get_attribute("src")
-        assert loaded(shown) == [128, 128]
+        assert loaded(shown) == [256, 256]
     assert "comparison" not in str(ui.prompt()), "a display is not sent"
 
     ui.reload()

@@ -148,7 +148,7 @@ def test_an_unclear_input_is_asked_for_and_taken_from_the_user(asked):
     two = Workflow(workflow("two_edits"), asked.object_info())
     with pytest.raises(HostError, match=r"which input of the workflow takes the prompt: it has .*\.text.* Say it with --set NODE.INPUT=prompt"):
         find_places(two, {"image", "prompt"}, [])
-    left = next(node for node, entry in two.prompt.items() if entry["inputs"].get("text") == "a snowman")
+    left = next(node for node, entry in two.prompt.items() if entry["inputs"].get("text") == "a penguin")
     assert find_places(two, {"image", "prompt"}, [f"{left}.text=prompt"]).columns["prompt"] == [(left, "text")]
     for setting, sentence in {"x.y=prompt": "has 0 such inputs", "prompt": "must be NODE.INPUT=COLUMN", f"{left}.text=words": "there is no column words",
                               f"{left}.clip=prompt": "is linked to another node"}.items():

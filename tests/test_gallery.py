@@ -143,7 +143,7 @@ def test_the_keys_move_pick_and_enlarge(ui, vue):
 
     large = ui.page.locator(".bld-large")
     tiles(ui).nth(1).dblclick()
-    assert large.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    assert large.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
     assert f"candidate {candidates[1]['index']}" in large.inner_text()
     assert widget(ui, "ClipRankBatch", "pick") == f"{candidates[2]['index']},{candidates[5]['index']}", "a double click picks nothing"
     press("ArrowRight")
@@ -191,7 +191,7 @@ MANY = """async count => {
     const picture = add("LoadImage", [0, 0], { image: "bld_demo_edit.png" })
     const many = add("RepeatImageBatch", [300, 0], { amount: count })
     const clip = add("OpenClipLoader", [300, 200], { clip_name: "bld_demo_clip.safetensors" })
-    const mask = add("SolidMask", [300, 400], { width: 128, height: 128 })
+    const mask = add("SolidMask", [300, 400], { width: 256, height: 256 })
     const rank = add("ClipRankBatch", [700, 0], { prompt: "a fox" })
     const view = add("PreviewAny", [1300, 0])
     picture.connect(0, many, 0)

@@ -12,7 +12,7 @@ from host.pack import prepare
 
 from . import common
 
-STAGES = ("sprites", "vae", "latents", "decoder", "unet", "clip", "judge", "stroke_judge", "export", "sheets")
+STAGES = ("vae", "latents", "decoder", "unet", "clip", "judge", "stroke_judge", "export", "sheets")
 
 
 def main() -> None:
@@ -32,10 +32,7 @@ def main() -> None:
     prepare(cpu=options.device == "cpu")
     settings = common.Settings(options.work, options.minutes, torch.device(options.device), options.batch,
                                options.threads, options.count, options.fresh, options.start, options.rate, options.workers)
-    if options.stage == "sprites":
-        importlib.import_module(".sprites", __package__).extract()
-    else:
-        importlib.import_module(f".{options.stage}", __package__).train(settings)
+    importlib.import_module(f".{options.stage}", __package__).train(settings)
 
 
 if __name__ == "__main__":

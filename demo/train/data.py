@@ -1,47 +1,48 @@
 """Scenes and captions made by code: a scene is a pure function of (split, index).
 
 ``plan`` draws what is shown and where (no pixels), ``render`` paints it, ``caption`` words it.
-Pictures are uint8 arrays of shape (128, 128, 3), RGB.
+Pictures are uint8 arrays of shape (256, 256, 3), RGB: flat, crisp illustrations. What an 8x autoencoder loses is small
+and local: a fence, lettering on a sign, blades of grass, planks, a face in a picture on the wall.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFont
 
 from ..files import SPRITES
 
-SIZE = 128
+SIZE = 256
 
-# name -> Noto Color Emoji code point. The list is data: more kinds are more rows (and another training).
-KINDS: dict[str, str] = {
-    "apple": "\U0001F34E", "banana": "\U0001F34C", "watermelon": "\U0001F349", "pineapple": "\U0001F34D",
-    "grapes": "\U0001F347", "sunflower": "\U0001F33B", "cactus": "\U0001F335", "mushroom": "\U0001F344",
-    "fox": "\U0001F98A", "panda": "\U0001F43C", "pig": "\U0001F437", "penguin": "\U0001F427",
-    "butterfly": "\U0001F98B", "ladybug": "\U0001F41E", "fish": "\U0001F420", "octopus": "\U0001F419",
-    "turtle": "\U0001F422", "car": "\U0001F699", "rocket": "\U0001F680", "balloon": "\U0001F388",
-    "pizza": "\U0001F355", "donut": "\U0001F369", "gift": "\U0001F381", "snowman": "\u26C4",
+# name -> drawing of Fluent Emoji Flat
+DRAWINGS: dict[str, str] = {
+    "apple": "red-apple", "banana": "banana", "watermelon": "watermelon", "pineapple": "pineapple", "grapes": "grapes",
+    "sunflower": "sunflower", "cactus": "cactus", "mushroom": "mushroom", "fox": "fox", "panda": "panda", "pig": "pig-face",
+    "penguin": "penguin", "butterfly": "butterfly", "ladybug": "lady-beetle", "fish": "tropical-fish", "octopus": "octopus",
+    "turtle": "turtle", "car": "sport-utility-vehicle", "rocket": "rocket", "balloon": "balloon", "pizza": "pizza",
+    "donut": "doughnut", "gift": "wrapped-gift", "snowman": "snowman-without-snow",
 }
-KIND_NAMES: tuple[str, ...] = tuple(KINDS)
+# Long things, drawn along a curve of their own.
+LONG: tuple[str, ...] = ("snake", "rainbow", "river", "road")
+KIND_NAMES: tuple[str, ...] = (*DRAWINGS, *LONG)
 
 COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.80, 0.16, 0.18), "orange": (0.95, 0.55, 0.15), "yellow": (0.96, 0.83, 0.25),
-    "green": (0.22, 0.60, 0.30), "blue": (0.20, 0.42, 0.82), "purple": (0.52, 0.27, 0.70),
-    "pink": (0.95, 0.60, 0.72), "white": (0.93, 0.93, 0.92), "black": (0.12, 0.12, 0.13),
-    "gray": (0.55, 0.56, 0.58),
+    "red": (0.86, 0.27, 0.28), "orange": (0.97, 0.63, 0.27), "yellow": (0.99, 0.86, 0.42), "green": (0.40, 0.72, 0.45),
+    "blue": (0.36, 0.60, 0.91), "purple": (0.62, 0.45, 0.80), "pink": (0.97, 0.71, 0.79), "white": (0.96, 0.96, 0.94),
+    "black": (0.17, 0.18, 0.21), "gray": (0.66, 0.68, 0.71),
 }
-PATTERNS: tuple[str, ...] = ("plain", "gradient", "striped", "dotted", "checkered")
-PLACES: tuple[str, ...] = ("meadow", "beach", "night", "snow", "sea")
+PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted", "checkered")
+PLACES: tuple[str, ...] = ("meadow", "beach", "night", "snow", "sea", "room")
 BACKGROUNDS: tuple[str, ...] = tuple(f"{p} {c}" for p in PATTERNS for c in COLOURS) + PLACES
 
-# Weights of squared errors, absolute errors and steps in the autoencoder's loss. Mostly squared: absolute errors spend themselves on the grain, which no
-# weights can keep.
-LOSS = (8.0, 0.5, 0.25)
+# Weights of squared errors, absolute errors and steps in the autoencoder's loss. There is no grain: edges count.
+LOSS = (4.0, 1.0, 0.5)
 
-# Disjoint seed spaces; "train" feeds VAE, UNet, text encoder and ranker, "judge" only the judge.
+# Disjoint seed spaces; "train" feeds VAE, UNet, text encoder and ranker, "judge" only the judges.
 SPLITS: dict[str, int] = {"train": 1, "judge": 2, "calibrate": 3, "test": 4}
 
 
@@ -52,7 +53,8 @@ def held_out(kind: int, background: int) -> bool:
 
 @dataclass(frozen=True)
 class Item:
-    """One object: kind index, centre and side in pixels, angle in degrees, mirrored or not, colour jitter."""
+    """One object: kind index, centre and side in pixels, angle in degrees, mirrored or not, colour jitter, and two
+    numbers in [0, 1) that shape a long thing."""
 
     kind: int
     x: float
@@ -61,12 +63,12 @@ class Item:
     angle: float
     flip: bool
     gain: float
-    hue: tuple[float, float, float]
+    form: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a scene shows; ``seed`` drives the background's and the grain's own random numbers."""
+    """What a scene shows; ``seed`` drives the background's own random numbers."""
 
     items: tuple[Item, ...]
     background: int
@@ -78,7 +80,7 @@ def plan(split: str, index: int) -> Plan:
     seed = (SPLITS[split], index)
     rng = np.random.default_rng(seed)
     background = _draw_background(rng)
-    count = int(rng.choice(4, p=(0.07, 0.72, 0.18, 0.03)))
+    count = int(rng.choice(4, p=(0.06, 0.74, 0.17, 0.03)))
     allowed = [k for k in range(len(KIND_NAMES)) if split != "train" or not held_out(k, background)]
     kinds = rng.choice(allowed, size=count, replace=False)
     return Plan(_place(kinds, rng), background, seed)
@@ -91,21 +93,22 @@ def alone(split: str, index: int, kind: int, background: int) -> Plan:
 
 
 def _draw_background(rng: np.random.Generator) -> int:
-    if rng.random() < 0.35:
+    if rng.random() < 0.55:
         return len(BACKGROUNDS) - 1 - int(rng.integers(len(PLACES)))
     return int(rng.integers(len(BACKGROUNDS) - len(PLACES)))
 
 
 def _place(kinds: np.ndarray, rng: np.random.Generator) -> tuple[Item, ...]:
     """Put the objects inside the frame, apart from each other (the least overlapping of some tries)."""
-    low, high = {0: (0, 0), 1: (64, 112), 2: (52, 68), 3: (46, 56)}[len(kinds)]
+    low, high = {0: (0, 0), 1: (120, 200), 2: (100, 132), 3: (84, 108)}[len(kinds)]
     items: list[Item] = []
     for kind in kinds:
-        side = int(rng.integers(low, high + 1))
-        tries = rng.uniform(side / 2 + 2, SIZE - side / 2 - 2, size=(24, 2))
+        side = int(rng.integers(low, high + 1) * (1.2 if KIND_NAMES[kind] in LONG else 1))
+        tries = rng.uniform(side / 2 + 4, SIZE - side / 2 - 4, size=(24, 2))
         x, y = min(tries, key=lambda c: max((_overlap(c, side, i) for i in items), default=0.0))
-        items.append(Item(int(kind), float(x), float(y), side, float(rng.uniform(-9, 9)), bool(rng.random() < 0.5),
-                          float(rng.uniform(0.92, 1.06)), tuple(float(v) for v in rng.uniform(0.96, 1.04, 3))))
+        turn = 9.0 if KIND_NAMES[kind] in DRAWINGS or KIND_NAMES[kind] == "rainbow" else 180.0
+        items.append(Item(int(kind), float(x), float(y), side, float(rng.uniform(-turn, turn)), bool(rng.random() < 0.5),
+                          float(rng.uniform(0.95, 1.03)), (float(rng.random()), float(rng.random()))))
     return tuple(items)
 
 
@@ -124,169 +127,340 @@ def box(item: Item) -> tuple[int, int, int, int]:
             min(SIZE, int(item.x + half) + 1), min(SIZE, int(item.y + half) + 1))
 
 
-# ---------------------------------------------------------------- pixels
+# ---------------------------------------------------------------- objects
 
 @cache
 def sprite(kind: int) -> Image.Image:
-    """The 128 x 128 RGBA sprite of a kind."""
-    return Image.open(SPRITES / f"{KIND_NAMES[kind].replace(' ', '_')}.png").convert("RGBA")
+    """The 256 x 256 RGBA drawing of a kind."""
+    return Image.open(SPRITES / f"{KIND_NAMES[kind]}.png").convert("RGBA")
 
 
 def layer(item: Item) -> Image.Image:
-    """The object alone where it stands in the picture: RGBA 128 x 128."""
-    art = sprite(item.kind)
+    """The object alone where it stands in the picture: RGBA 256 x 256."""
+    art = sprite(item.kind) if KIND_NAMES[item.kind] in DRAWINGS else _long(item)
     art = art.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if item.flip else art
-    art = art.resize((item.side, item.side), Image.Resampling.LANCZOS).rotate(item.angle, Image.Resampling.BICUBIC)
+    art = art.resize((item.side, item.side), Image.Resampling.LANCZOS)
+    art = art.rotate(item.angle, Image.Resampling.BICUBIC, expand=True)
     out = Image.new("RGBA", (SIZE, SIZE))
-    out.paste(art, (round(item.x - item.side / 2), round(item.y - item.side / 2)))
+    out.paste(art, (round(item.x - art.width / 2), round(item.y - art.height / 2)))
     return out
 
 
+def _long(item: Item) -> Image.Image:
+    """A long thing, RGBA 512 x 512, inside the circle that any turn keeps in the square; the rainbow stands in the square."""
+    side, (bend, width) = 2 * SIZE, item.form
+    art = Image.new("RGBA", (side, side))
+    pen = ImageDraw.Draw(art)
+    name = KIND_NAMES[item.kind]
+    if name == "rainbow":
+        _rainbow(pen, side, 0.045 + 0.02 * width)
+        return art
+    t = np.linspace(-1, 1, 161)
+    path = np.stack([side / 2 + t * side * 0.42, side / 2 + np.sin(t * np.pi * (0.5 + 0.75 * bend) + 2 * np.pi * width) * side * 0.17], 1)
+    broad = side * (0.055 + 0.025 * width) * 150 / item.side
+    {"snake": _snake, "river": _river, "road": _road}[name](pen, path, broad)
+    return art
+
+
+def _rainbow(pen: ImageDraw.ImageDraw, side: int, band: float) -> None:
+    """Six bands of half a ring."""
+    for i, colour in enumerate(("#f8312f", "#ff822d", "#fcd53f", "#00d26a", "#3f5fff", "#8d65c5")):
+        radius = side * (0.5 - i * band)
+        pen.pieslice((side / 2 - radius, side * 0.75 - radius, side / 2 + radius, side * 0.75 + radius), 180, 360, colour)
+    radius = side * (0.5 - 6 * band)
+    pen.ellipse((side / 2 - radius, side * 0.75 - radius, side / 2 + radius, side * 0.75 + radius), (0, 0, 0, 0))
+
+
+def _band(pen: ImageDraw.ImageDraw, path: np.ndarray, widths: np.ndarray, colour: str) -> None:
+    """A round brush drawn along a path."""
+    for (x, y), w in zip(path, widths, strict=True):
+        pen.ellipse((x - w, y - w, x + w, y + w), colour)
+
+
+def _snake(pen: ImageDraw.ImageDraw, path: np.ndarray, broad: float) -> None:
+    """A tapered body with yellow spots, and a head with eyes and a forked tongue at the end of the path."""
+    grow = np.clip(np.arange(len(path)) / 50, 0.25, 1)
+    head, ahead = path[-1], path[-1] - path[-6]
+    ahead = ahead / np.hypot(*ahead)
+    across = np.asarray([-ahead[1], ahead[0]])
+    tip = head + ahead * broad * 2.1
+    for side in (-0.4, 0.4):
+        pen.line([tuple(head), tuple(tip), tuple(tip + (ahead + side * 1.6 * across) * broad * 0.5)], "#f8312f", round(broad * 0.28), "curve")
+    _band(pen, path, grow * broad, "#00d26a")
+    for spot in path[24:140:16]:
+        pen.ellipse((*(spot - broad * 0.45), *(spot + broad * 0.45)), "#fcd53f")
+    pen.ellipse((*(head - broad * 1.35), *(head + broad * 1.35)), "#00d26a")
+    for side in (-0.65, 0.65):
+        eye = head + (0.35 * ahead + side * across) * broad
+        pen.ellipse((*(eye - broad * 0.3), *(eye + broad * 0.3)), "#1c1c1c")
+
+
+def _river(pen: ImageDraw.ImageDraw, path: np.ndarray, broad: float) -> None:
+    """Blue water with pale banks and broken white lines."""
+    _band(pen, path, np.full(len(path), broad * 1.5), "#b5e3ff")
+    _band(pen, path, np.full(len(path), broad * 1.25), "#2a9df4")
+    for start in range(8, 150, 26):
+        pen.line([tuple(p) for p in path[start:start + 13]], "white", round(broad * 0.3), "curve")
+
+
+def _road(pen: ImageDraw.ImageDraw, path: np.ndarray, broad: float) -> None:
+    """Gray asphalt with white edges and a broken middle line."""
+    _band(pen, path, np.full(len(path), broad * 1.5), "#f4f4f4")
+    _band(pen, path, np.full(len(path), broad * 1.25), "#5a5f6b")
+    for start in range(4, 154, 20):
+        pen.line([tuple(p) for p in path[start:start + 9]], "#fcd53f", round(broad * 0.3), "curve")
+
+
+# ---------------------------------------------------------------- pictures
+
 def render(scene: Plan) -> np.ndarray:
-    """Paint a scene: uint8 (128, 128, 3)."""
+    """Paint a scene: uint8 (256, 256, 3)."""
     rng = np.random.default_rng((*scene.seed, 7))
-    picture = _background(BACKGROUNDS[scene.background], rng)
+    picture = background(BACKGROUNDS[scene.background], rng).reduce(2)
     for item in scene.items:
-        picture = _paste(picture, item)
-    picture = picture + _texture(rng)
-    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+        art = layer(item)
+        picture.paste(art.convert("RGB").point(lambda v, g=item.gain: min(255, round(v * g))), mask=art.getchannel("A"))
+    return np.asarray(picture)
 
 
-def _paste(picture: np.ndarray, item: Item) -> np.ndarray:
-    """Lay one sprite with a soft shadow over the picture."""
-    art = layer(item)
-    shadow = Image.new("L", (SIZE, SIZE))
-    shadow.paste(art.getchannel("A"), (2, 3))
-    dark = np.asarray(shadow.filter(ImageFilter.GaussianBlur(3)), np.float32)[..., None] / 255 * 0.35
-    pixels = np.asarray(art, np.float32) / 255
-    colour = np.clip(pixels[..., :3] * item.gain * np.asarray(item.hue, np.float32), 0, 1)
-    return picture * (1 - dark) * (1 - pixels[..., 3:]) + colour * pixels[..., 3:]
-
-
-def _texture(rng: np.random.Generator) -> np.ndarray:
-    """Fine weave and grain, (128, 128, 3): detail of one or two pixels, which an 8x autoencoder loses."""
-    y, x = _grid()
-    period, angle = rng.uniform(2.2, 3.6), rng.uniform(0, np.pi)
-    weave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period) * rng.uniform(0.0, 0.03)
-    grain = rng.standard_normal((SIZE, SIZE), dtype=np.float32) * rng.uniform(0.008, 0.028)
-    return (weave + grain)[..., None]
-
-
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
-    return y, x
-
-
-def _background(name: str, rng: np.random.Generator) -> np.ndarray:
-    """Float picture (128, 128, 3) in about [0, 1] of a named background."""
+def background(name: str, rng: np.random.Generator) -> Image.Image:
+    """An RGB picture of 512 x 512, twice as large as a scene, so that to reduce it makes its edges smooth."""
+    large = Image.new("RGB", (2 * SIZE, 2 * SIZE))
     if name in PLACES:
-        return _PAINTERS[name](rng)
-    pattern, colour = name.split(" ")
-    first = np.clip(np.asarray(COLOURS[colour]) + rng.uniform(-0.05, 0.05, 3), 0, 1)
-    second = _shade(first, rng)
-    blend = _pattern(pattern, rng)[..., None]
-    return (first * (1 - blend) + second * blend).astype(np.float32)
+        _PAINTERS[name](Brush(large, rng))
+    else:
+        pattern, colour = name.split(" ")
+        _pattern(Brush(large, rng), pattern, np.clip(np.asarray(COLOURS[colour]) + rng.uniform(-0.03, 0.03, 3), 0, 1))
+    return large
 
 
-def _shade(colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A second tone of a colour: lighter, or darker for a light one."""
-    amount = rng.uniform(0.28, 0.45)
-    if colour.mean() > 0.62:
-        return colour * (1 - amount * 0.7)
-    return colour + (1 - colour) * amount
+def _tone(colour: np.ndarray | tuple[float, ...], shade: float = 0.0) -> tuple[int, int, int]:
+    """A colour in [0, 1] as bytes, lighter (``shade`` > 0) or darker."""
+    c = np.asarray(colour, float)
+    c = c + (1 - c) * shade if shade > 0 else c * (1 + shade)
+    return tuple(int(v) for v in np.clip(c, 0, 1) * 255 + 0.5)
 
 
-def _pattern(pattern: str, rng: np.random.Generator) -> np.ndarray:
-    """Weights (128, 128) of the second tone."""
-    y, x = _grid()
-    angle = rng.uniform(0, 2 * np.pi)
-    if pattern == "plain":
-        return np.full((SIZE, SIZE), 0.0, np.float32)
-    if pattern == "gradient":
-        along = (x - SIZE / 2) * np.cos(angle) + (y - SIZE / 2) * np.sin(angle)
-        return np.clip(along / SIZE + 0.5, 0, 1) * 1.3
+class Brush:
+    """Draws on a 512 x 512 canvas in the units of the 256 x 256 picture."""
+
+    def __init__(self, canvas: Image.Image, rng: np.random.Generator) -> None:
+        self.canvas, self.pen, self.rng = canvas, ImageDraw.Draw(canvas), rng
+
+    def oval(self, x: float, y: float, rx: float, ry: float, colour: tuple[int, ...]) -> None:
+        self.pen.ellipse((2 * (x - rx), 2 * (y - ry), 2 * (x + rx), 2 * (y + ry)), colour)
+
+    def rect(self, left: float, top: float, right: float, bottom: float, colour: tuple[int, ...]) -> None:
+        self.pen.rectangle((2 * left, 2 * top, 2 * right - 1, 2 * bottom - 1), colour)
+
+    def line(self, points: list[tuple[float, float]], colour: tuple[int, ...], width: float) -> None:
+        self.pen.line([(2 * x, 2 * y) for x, y in points], colour, max(1, round(2 * width)))
+
+    def shape(self, points: list[tuple[float, float]], colour: tuple[int, ...]) -> None:
+        self.pen.polygon([(2 * x, 2 * y) for x, y in points], colour)
+
+    def sky(self, top: tuple[float, ...], bottom: tuple[float, ...]) -> None:
+        """A vertical gradient with slightly moved tones over all of the picture."""
+        ramp = np.linspace(0, 1, 2 * SIZE)[:, None]
+        tones = np.asarray([top, bottom]) + self.rng.uniform(-0.02, 0.02, (2, 3))
+        rows = np.clip((tones[0] * (1 - ramp) + tones[1] * ramp) * 255 + 0.5, 0, 255).astype(np.uint8)
+        self.canvas.paste(Image.fromarray(np.broadcast_to(rows[:, None], (2 * SIZE, 2 * SIZE, 3)).copy()))
+
+    def hill(self, height: float, swing: float, colour: tuple[int, ...]) -> Callable[[float], float]:
+        """Ground below a gently waved line; the line's y at an x."""
+        length, phase = self.rng.uniform(40, 80), self.rng.uniform(0, 6)
+
+        def line(x: float) -> float:
+            return height + swing * float(np.sin(x / length + phase))
+
+        self.shape([(0, SIZE), *((x, line(x)) for x in range(0, SIZE + 8, 8)), (SIZE, SIZE)], colour)
+        return line
+
+    def cloud(self, x: float, y: float, size: float, colour: tuple[int, ...]) -> None:
+        for dx, dy, r in ((-0.9, 0.15, 0.45), (-0.3, -0.2, 0.6), (0.4, -0.05, 0.5), (0.95, 0.2, 0.38)):
+            self.oval(x + dx * size, y + dy * size, r * size, r * size * 0.85, colour)
+        self.rect(x - 0.95 * size, y + 0.2 * size, x + size, y + 0.53 * size, colour)
+
+    def somewhere(self, low: float, high: float) -> tuple[float, float]:
+        """An x anywhere, a y between two heights."""
+        return float(self.rng.uniform(0, SIZE)), float(self.rng.uniform(low, high))
+
+    def often(self, chance: float) -> bool:
+        return bool(self.rng.random() < chance)
+
+
+# ---------------------------------------------------------------- small things
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _fence(brush: Brush, y: float) -> None:
+    """White palings over a part of the picture's width."""
+    left = float(brush.rng.uniform(-40, 120))
+    right = left + float(brush.rng.uniform(80, 180))
+    white = (247, 245, 240)
+    for rail in (y - 15, y - 7):
+        brush.line([(left, rail), (right, rail)], white, 2)
+    for x in np.arange(left, right, 9):
+        brush.shape([(x, y), (x, y - 19), (x + 2.2, y - 22), (x + 4.4, y - 19), (x + 4.4, y)], white)
+
+
+def _sign(brush: Brush, x: float, y: float) -> None:
+    """A wooden sign on a post, with a line of small lettering."""
+    letters = "".join(brush.rng.choice(list("ABCDEFHKLMNOPRSTUVXZ"), int(brush.rng.integers(3, 6))))
+    brush.rect(x - 2, y - 26, x + 2, y, (120, 82, 52))
+    brush.rect(x - 24, y - 44, x + 24, y - 24, (196, 150, 98))
+    brush.pen.text((2 * x, 2 * (y - 34)), letters, (74, 48, 30), _font(26), "mm")
+
+
+def _blades(brush: Brush, low: float, colour: tuple[int, ...], count: int) -> None:
+    """Tufts of three thin blades of grass."""
+    for _ in range(count):
+        x, y = brush.somewhere(low, SIZE)
+        for lean in (-3, 0, 3):
+            brush.line([(x, y), (x + lean, y - 7)], colour, 1)
+
+
+def _flowers(brush: Brush, low: float, count: int) -> None:
+    for _ in range(count):
+        x, y = brush.somewhere(low, SIZE)
+        petal = _tone(COLOURS[("white", "pink", "yellow")[int(brush.rng.integers(3))]])
+        for angle in np.arange(5) * 2 * np.pi / 5:
+            brush.oval(x + 2.4 * np.cos(angle), y + 2.4 * np.sin(angle), 1.7, 1.7, petal)
+        brush.oval(x, y, 1.4, 1.4, (240, 150, 50))
+
+
+def _pine(brush: Brush, x: float, y: float, size: float, colour: tuple[int, ...]) -> None:
+    for level in range(3):
+        half, base = size * (0.34 - 0.08 * level), y - size * 0.27 * level
+        brush.shape([(x - half, base), (x + half, base), (x, base - size * 0.46)], colour)
+
+
+def _portrait(brush: Brush, x: float, y: float) -> None:
+    """A framed face on the wall."""
+    brush.rect(x - 22, y - 26, x + 22, y + 26, (150, 104, 62))
+    brush.rect(x - 18, y - 22, x + 18, y + 22, (238, 232, 214))
+    brush.oval(x, y, 11, 13, (242, 200, 164))
+    brush.pen.pieslice((2 * (x - 12), 2 * (y - 16), 2 * (x + 12), 2 * (y + 6)), 180, 360, (84, 56, 40))
+    for dx in (-4.5, 4.5):
+        brush.oval(x + dx, y + 1, 1.3, 1.6, (40, 34, 34))
+    brush.pen.arc((2 * (x - 5), 2 * y, 2 * (x + 5), 2 * (y + 8)), 20, 160, (150, 60, 60), 2)
+
+
+# ---------------------------------------------------------------- backgrounds
+
+def _pattern(brush: Brush, pattern: str, colour: np.ndarray) -> None:
+    rng, first = brush.rng, _tone(colour)
+    second = _tone(colour, -0.13 if colour.mean() > 0.6 else 0.2)
+    brush.rect(0, 0, SIZE, SIZE, first)
     if pattern == "striped":
-        angle = np.pi / 4 * rng.integers(4)
-        wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / rng.uniform(18, 30) + angle)
-        return np.clip(wave * 6 + 0.5, 0, 1)
-    step = rng.uniform(18, 28)
-    u, v = (x + rng.uniform(0, step)) / step, (y + rng.uniform(0, step)) / step
-    if pattern == "dotted":
-        distance = np.hypot(u % 1 - 0.5, v % 1 - 0.5)
-        return np.clip((rng.uniform(0.22, 0.32) - distance) * step + 0.5, 0, 1)
-    return ((np.floor(u) + np.floor(v)) % 2).astype(np.float32)
+        step, slope = float(rng.uniform(22, 34)), int(rng.integers(-1, 2))
+        for x in np.arange(-SIZE + rng.uniform(0, step), 2 * SIZE, 2 * step):
+            brush.shape([(x, 0), (x + step, 0), (x + step + slope * SIZE, SIZE), (x + slope * SIZE, SIZE)], second)
+    elif pattern == "dotted":
+        step, radius = float(rng.uniform(30, 44)), float(rng.uniform(0.2, 0.3))
+        for row, y in enumerate(np.arange(rng.uniform(-step, 0), SIZE + step, step)):
+            for x in np.arange(row % 2 * step / 2 - step, SIZE + step, step):
+                brush.oval(x, y, radius * step, radius * step, second)
+    elif pattern == "checkered":
+        step, dx, dy = float(rng.uniform(26, 40)), rng.uniform(0, 40), rng.uniform(0, 40)
+        for i in range(-2, int(SIZE / step) + 3):
+            for j in range(-2, int(SIZE / step) + 3):
+                if (i + j) % 2:
+                    brush.rect(i * step + dx, j * step + dy, (i + 1) * step + dx, (j + 1) * step + dy, second)
 
 
-def _vertical(top: tuple[float, ...], bottom: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
-    """A top-to-bottom gradient (128, 128, 3) with slightly moved tones."""
-    ramp = np.linspace(0, 1, SIZE, dtype=np.float32)[:, None, None]
-    tones = np.asarray([top, bottom], np.float32) + rng.uniform(-0.03, 0.03, (2, 3)).astype(np.float32)
-    return np.broadcast_to(tones[0] * (1 - ramp) + tones[1] * ramp, (SIZE, SIZE, 3)).copy()
+def _meadow(brush: Brush) -> None:
+    brush.sky((0.42, 0.74, 0.97), (0.80, 0.93, 0.99))
+    for _ in range(int(brush.rng.integers(1, 4))):
+        brush.cloud(*brush.somewhere(18, 90), float(brush.rng.uniform(16, 30)), (255, 255, 255))
+    height = float(brush.rng.uniform(0.48, 0.66)) * SIZE
+    brush.hill(height - 22, 14, _tone((0.55, 0.80, 0.45)))
+    brush.hill(height, 8, _tone((0.42, 0.72, 0.33)))
+    if brush.often(0.5):
+        _fence(brush, height + 20)
+    if brush.often(0.3):
+        _sign(brush, float(brush.rng.uniform(30, 226)), height + 34)
+    _blades(brush, height + 22, _tone((0.27, 0.56, 0.22)), 12)
+    _flowers(brush, height + 26, int(brush.rng.integers(0, 9)))
 
 
-def _smooth_noise(rng: np.random.Generator, cells: tuple[int, int]) -> np.ndarray:
-    """Noise (128, 128) in [-1, 1] with features of about 128 / cells pixels."""
-    small = Image.fromarray(rng.uniform(-1, 1, cells).astype(np.float32))
-    return np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+def _beach(brush: Brush) -> None:
+    brush.sky((0.45, 0.78, 0.98), (0.86, 0.95, 0.98))
+    brush.oval(float(brush.rng.uniform(24, 232)), float(brush.rng.uniform(24, 52)), 16, 16, (255, 222, 92))
+    top = float(brush.rng.uniform(0.30, 0.42)) * SIZE
+    brush.rect(0, top, SIZE, SIZE, _tone((0.16, 0.60, 0.82)))
+    for _ in range(9):
+        x, y = brush.somewhere(top + 6, top + 50)
+        brush.line([(x, y), (x + float(brush.rng.uniform(12, 34)), y)], (206, 236, 246), 1)
+    shore = top + float(brush.rng.uniform(40, 70))
+    brush.hill(shore - 5, 4, (240, 250, 252))
+    brush.hill(shore, 4, _tone((0.96, 0.86, 0.64)))
+    if brush.often(0.35):
+        _sign(brush, float(brush.rng.uniform(30, 226)), shore + 30)
+    for _ in range(22):
+        brush.oval(*brush.somewhere(shore + 12, SIZE), 1.1, 0.8, _tone((0.82, 0.68, 0.44)))
 
 
-def _ground(rng: np.random.Generator, low: float = 0.45, high: float = 0.65) -> np.ndarray:
-    """Weights (128, 128) of the ground below a gently curved horizon."""
-    y, x = _grid()
-    height = rng.uniform(low, high) * SIZE + 5 * np.sin(x / rng.uniform(16, 40) + rng.uniform(0, 6))
-    return np.clip(y - height, 0, 1)
+def _night(brush: Brush) -> None:
+    brush.sky((0.07, 0.08, 0.24), (0.20, 0.20, 0.46))
+    for _ in range(int(brush.rng.integers(22, 40))):
+        (x, y), r = brush.somewhere(0, 200), float(brush.rng.uniform(1.0, 2.4))
+        brush.shape([(x, y - r), (x + r / 3, y), (x, y + r), (x - r / 3, y)], (255, 247, 214))
+        brush.shape([(x - r, y), (x, y - r / 3), (x + r, y), (x, y + r / 3)], (255, 247, 214))
+    if brush.often(0.6):
+        x, y = brush.somewhere(28, 70)
+        brush.oval(x, y, 17, 17, (250, 238, 190))
+        brush.oval(x + 5, y - 4, 4, 4, (228, 212, 160))
+    height = float(brush.rng.uniform(0.74, 0.86)) * SIZE
+    line = brush.hill(height, 10, (26, 30, 64))
+    for x in brush.rng.uniform(0, SIZE, int(brush.rng.integers(2, 6))):
+        _pine(brush, x, line(x) + 4, float(brush.rng.uniform(22, 40)), (18, 22, 50))
 
 
-def _over(sky: np.ndarray, ground: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return sky * (1 - weight[..., None]) + ground * weight[..., None]
+def _snow(brush: Brush) -> None:
+    brush.sky((0.62, 0.76, 0.90), (0.86, 0.92, 0.97))
+    height = float(brush.rng.uniform(0.5, 0.64)) * SIZE
+    line = brush.hill(height - 16, 12, _tone((0.83, 0.89, 0.96)))
+    for x in brush.rng.uniform(0, SIZE, int(brush.rng.integers(3, 8))):
+        _pine(brush, x, line(x) + 6, float(brush.rng.uniform(24, 46)), _tone((0.30, 0.52, 0.48)))
+    brush.hill(height, 8, (250, 252, 255))
+    if brush.often(0.3):
+        _fence(brush, height + 24)
+    for _ in range(40):
+        r = float(brush.rng.uniform(0.9, 1.9))
+        brush.oval(*brush.somewhere(0, SIZE), r, r, (255, 255, 255))
 
 
-def _meadow(rng: np.random.Generator) -> np.ndarray:
-    sky = _vertical((0.38, 0.66, 0.95), (0.80, 0.91, 0.98), rng)
-    clouds = np.clip(_smooth_noise(rng, (9, 5)) * 1.6 - 0.3, 0, 0.8)
-    sky = sky * (1 - clouds[..., None]) + clouds[..., None]
-    grass = _vertical((0.45, 0.74, 0.28), (0.22, 0.52, 0.16), rng) + 0.09 * _smooth_noise(rng, (24, 90))[..., None]
-    return _over(sky, grass, _ground(rng))
+def _sea(brush: Brush) -> None:
+    brush.rect(0, 0, SIZE, SIZE, _tone((0.33, 0.72, 0.90)))
+    for i, y in enumerate(range(30, 290, int(brush.rng.integers(44, 60)))):
+        brush.hill(y, 7, _tone((0.27 - 0.05 * i, 0.66 - 0.07 * i, 0.87 - 0.06 * i)))
+    for _ in range(14):
+        x, y = brush.somewhere(4, SIZE - 4)
+        brush.pen.arc((2 * x - 14, 2 * y - 8, 2 * x + 14, 2 * y + 8), 200, 340, (222, 244, 252), 3)
 
 
-def _beach(rng: np.random.Generator) -> np.ndarray:
-    sky = _vertical((0.45, 0.75, 0.96), (0.85, 0.94, 0.97), rng)
-    sea = _vertical((0.10, 0.48, 0.72), (0.25, 0.72, 0.80), rng) + 0.05 * _smooth_noise(rng, (50, 10))[..., None]
-    sand = _vertical((0.93, 0.83, 0.62), (0.86, 0.72, 0.48), rng) + 0.06 * _smooth_noise(rng, (80, 80))[..., None]
-    picture = _over(sky, sea, np.clip(_grid()[0] - rng.uniform(0.25, 0.38) * SIZE, 0, 1))
-    return _over(picture, sand, _ground(rng, 0.5, 0.62))
+def _room(brush: Brush) -> None:
+    wall = np.clip(np.asarray(COLOURS[("yellow", "green", "blue", "pink", "gray")[int(brush.rng.integers(5))]]) * 0.5 + 0.48, 0, 1)
+    brush.rect(0, 0, SIZE, SIZE, _tone(wall))
+    floor = float(brush.rng.uniform(0.62, 0.76)) * SIZE
+    for x in np.arange(brush.rng.uniform(0, 16), SIZE, 16):
+        brush.line([(x, 0), (x, floor)], _tone(wall, -0.08), 1)
+    if brush.often(0.75):
+        _portrait(brush, float(brush.rng.uniform(32, 224)), float(brush.rng.uniform(42, 84)))
+    brush.rect(0, floor, SIZE, SIZE, (204, 156, 108))
+    for row, y in enumerate(np.arange(floor, SIZE, 15)):
+        brush.line([(0, y), (SIZE, y)], (168, 122, 80), 1)
+        for x in np.arange(row % 2 * 36, SIZE, 72):
+            brush.line([(x, y), (x, y + 15)], (168, 122, 80), 1)
+    brush.rect(0, floor - 6, SIZE, floor, (250, 248, 242))
 
 
-def _night(rng: np.random.Generator) -> np.ndarray:
-    sky = _vertical((0.03, 0.04, 0.15), (0.13, 0.13, 0.36), rng)
-    y, x = _grid()
-    for _ in range(int(rng.integers(25, 50))):
-        cx, cy, radius = rng.uniform(0, SIZE), rng.uniform(0, SIZE), rng.uniform(0.5, 1.3)
-        sky += (0.9 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / radius**2))[..., None]
-    return sky
-
-
-def _snow(rng: np.random.Generator) -> np.ndarray:
-    sky = _vertical((0.60, 0.70, 0.82), (0.82, 0.88, 0.93), rng)
-    field = _vertical((0.97, 0.98, 1.0), (0.84, 0.89, 0.96), rng) + 0.03 * _smooth_noise(rng, (12, 12))[..., None]
-    picture = _over(sky, field, _ground(rng))
-    y, x = _grid()
-    for _ in range(int(rng.integers(25, 45))):
-        cx, cy, radius = rng.uniform(0, SIZE), rng.uniform(0, SIZE), rng.uniform(0.8, 1.8)
-        weight = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / radius**2)[..., None]
-        picture = picture * (1 - weight) + weight
-    return picture
-
-
-def _sea(rng: np.random.Generator) -> np.ndarray:
-    water = _vertical((0.18, 0.60, 0.80), (0.04, 0.26, 0.52), rng)
-    y, x = _grid()
-    waves = np.sin(y / rng.uniform(2.2, 3.4) + 2.0 * _smooth_noise(rng, (8, 8))) * 0.06
-    foam = np.clip(_smooth_noise(rng, (50, 14)) - 0.55, 0, 1) * 0.7
-    return water + (waves + foam)[..., None]
-
-
-_PAINTERS = {"meadow": _meadow, "beach": _beach, "night": _night, "snow": _snow, "sea": _sea}
+_PAINTERS: dict[str, Callable[[Brush], None]] = {
+    "meadow": _meadow, "beach": _beach, "night": _night, "snow": _snow, "sea": _sea, "room": _room}
 
 
 # ---------------------------------------------------------------- words
@@ -309,6 +483,7 @@ PLACE_WORDS: dict[str, tuple[str, ...]] = {
     "night": ("under a night sky", "at night", "in a starry night sky", "in front of the stars"),
     "snow": ("in the snow", "on a snowy field", "in snow", "on a winter day"),
     "sea": ("in the sea", "in the water", "on the water", "in the ocean"),
+    "room": ("in a room", "in the living room", "inside the house", "in a room with a wooden floor"),
 }
 
 
@@ -327,8 +502,6 @@ def background_words(background: int, rng: np.random.Generator) -> str:
     ground = _pick(("background", "background", "background", "wall"), rng)
     if pattern == "plain":
         word = _pick(("plain {c}", "{c}", "{c}"), rng).format(c=colour)
-    elif pattern == "gradient":
-        word = _pick(("{c} gradient", "gradient {c}"), rng).format(c=colour)
     else:
         word = _pick(("{p} {c}", "{c} {p}"), rng).format(c=colour, p=pattern)
     return f"{behind} {article(word)} {ground}"
@@ -371,9 +544,9 @@ def _noun(item: Item, rng: np.random.Generator) -> str:
         return name
     if draw < 0.22:
         return f"the {name}"
-    if draw < 0.37 and item.side < 72:
+    if draw < 0.37 and item.side < 132:
         return f"{'' if name == 'grapes' else 'a '}small {name}"
-    if draw < 0.37 and item.side > 96:
+    if draw < 0.37 and item.side > 170:
         return f"{'' if name == 'grapes' else 'a '}{_pick(('big', 'large'), rng)} {name}"
     return article(name)
 
@@ -383,7 +556,7 @@ def _position(item: Item, rng: np.random.Generator) -> str:
     if rng.random() > 0.25:
         return ""
     dx, dy = item.x - SIZE / 2, item.y - SIZE / 2
-    if max(abs(dx), abs(dy)) < 9:
+    if max(abs(dx), abs(dy)) < 18:
         return " in the middle"
     if abs(dx) > abs(dy):
         return " on the left" if dx < 0 else " on the right"

@@ -1,5 +1,5 @@
-"""Start from an earlier demo model (128 x 128, latents 16 x 16): its autoencoder, its text encoder, and its UNet as the inner
-levels of one that has a level more. What a picture of 256 x 256 shows at half of its size is what the earlier model knows.
+"""Start from the small model (128 x 128, latents 16 x 16): its autoencoder, its text encoder, and its UNet as the inner
+levels of one that has a level more. What a picture of 256 x 256 shows at half of its size is what the small model knows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def load(path: Path, part: str) -> State:
 
 
 def text(model: torch.nn.Module, path: Path, ids: list[int]) -> None:
-    """Fill the text encoder: its layers, and the rows of the tokens ``ids`` that the earlier model knew."""
+    """Fill the text encoder: its layers, and the rows of the tokens ``ids`` that the small model knew."""
     state = load(path, "text")
     known = {int(token): row + 1 for row, token in enumerate(state.pop("token_ids"))}
     rows = state.pop("token_rows")
@@ -48,7 +48,7 @@ def unet(model: torch.nn.Module, path: Path) -> None:
 
 
 def _inner(name: str) -> str:
-    """Where a weight of the earlier UNet goes: its input blocks move one place on, but for the first."""
+    """Where a weight of the small UNet goes: its input blocks move one place on, but for the first."""
     parts = name.split(".")
     if parts[0] == "input_blocks" and parts[1] != "0":
         parts[1] = str(int(parts[1]) + 1)
