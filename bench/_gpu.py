@@ -9,6 +9,7 @@ import sys
 if __name__ == "__main__":
     # Before anything else of the host: its main.py reads the command line and sets dynamic VRAM up.
     importlib.import_module("main")
+    importlib.import_module("demo.small.run")
 
 import gc
 import json

@@ -1,8 +1,9 @@
-"""The demo model and the pack's nodes, as a user finds them."""
+"""The model and the pack's nodes, as a user finds them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,22 +26,26 @@ from host.pack import quick_bfloat16
 
 @dataclass(frozen=True)
 class Tools:
-    """The demo model and those who look at its pictures. clip: the ranker; referee: the judge and its thresholds."""
+    """The model and those who look at its pictures. clip: the ranker."""
 
     model: Any
     text: Any
     vae: Any
     clip: Any
-    referee: Referee
+
+    @cached_property
+    def referee(self) -> Referee:
+        """The judge and its thresholds."""
+        return stroke_judge.load()
 
 
 def load() -> Tools:
     """The real parts, as a workflow has them."""
-    return Tools(*loader.load(), load_clip(), stroke_judge.load())
+    return Tools(*loader.load(), load_clip())
 
 
 def load_clip() -> Any:
-    """The demo's OPEN_CLIP."""
+    """The model's own ranker, an OPEN_CLIP."""
     import folder_paths
 
     folder_paths.add_model_folder_path(clips.FOLDER, str(loader.OPEN_CLIP))

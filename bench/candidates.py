@@ -2,8 +2,8 @@
 
 ``python run.py bench candidates [--rounds N] [--json FILE]``. Memory is the most that a process of its own holds while it draws the
 candidates in chunks of 8, judges them near the end, keeps the best 8, decodes and ranks these, and reconstructs the best. The race is one of
-16 candidates with the defaults of Prune Candidates. Its rounds go through all sizes of chunk in turn; the figure is the median of the rounds'
-ratios of processor time to a single chunk, and how many predictions the network was asked for.
+16 candidates with the defaults of Prune Candidates; beside it, all 16 are drawn to their end. The rounds go through all sizes of chunk in turn; the
+figures are the median of the rounds' ratios of processor time to a single chunk, and the number of predictions that the network was asked for.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def peak_memory(count: int) -> float:
     return most[0] / 2**20
 
 
-def race(tools: Tools, edit: Case, chunk: int) -> tuple[float, int]:
-    """Seconds of the processor for a race in chunks of this size, and predictions that the network was asked for."""
+def race(tools: Tools, edit: Case, chunk: int, pruned: bool = True) -> tuple[float, int]:
+    """Seconds of the processor for candidates in chunks of this size, and predictions that the network was asked for."""
     asked: list[int] = []
     hook = tools.model.model.diffusion_model.register_forward_pre_hook(lambda network, args: asked.append(len(args[0])))
-    pruning = prunings(tools, edit, {"": {}})[""]
+    pruning = prunings(tools, edit, {"": {}})[""] if pruned else None
     start = time.process_time()
     draw(tools, edit, SEED, RACE, steps=STEPS, chunk_size=chunk, pruning=pruning)
     hook.remove()
@@ -56,17 +56,19 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     rows = {str(count): [most, most / memory[COUNTS[0]]] for count, most in memory.items()}
     _table.show("candidates", {"peak MiB": "{:.0f}", f"/ {COUNTS[0]}": "{:.2f}"}, rows)
     tools, edit = load(), case(EDIT)
-    rounds = [{chunk: race(tools, edit, chunk) for chunk in CHUNKS} for _ in range(options.rounds + 1)][1:]
-    ratios = {chunk: [one[chunk][0] / one[CHUNKS[0]][0] for one in rounds] for chunk in CHUNKS}
-    times = {chunk: {"ratio": statistics.median(ratios[chunk]), "predictions": rounds[0][chunk][1]} for chunk in CHUNKS}
-    rows = {str(chunk): [found["ratio"], found["predictions"]] for chunk, found in times.items()}
-    _table.show(f"race of {RACE}, {STEPS} steps, chunks of", {"time / one chunk": "{:.2f}", "predictions": "{}"}, rows)
-    return {"memory": memory, "race": times}
+    races = {"race": True, "all": False}
+    rounds = [{(name, chunk): race(tools, edit, chunk, pruned) for chunk in CHUNKS for name, pruned in races.items()} for _ in range(options.rounds + 1)][1:]
+    times = {name: {chunk: {"ratio": statistics.median(one[name, chunk][0] / one[name, CHUNKS[0]][0] for one in rounds),
+                            "predictions": rounds[0][name, chunk][1]} for chunk in CHUNKS} for name in races}  # fmt: skip
+    columns = {f"{name}: {what}": form for name in races for what, form in (("time / one chunk", "{:.2f}"), ("predictions", "{}"))}
+    rows = {str(chunk): [value for name in races for value in times[name][chunk].values()] for chunk in CHUNKS}
+    _table.show(f"{RACE}, {STEPS} steps, chunks of", columns, rows)
+    return {"memory": memory, "times": times}
 
 
 def main() -> None:
     """The command line."""
-    benchmark(answer, rounds=(3, "how often each race is run"))
+    benchmark(answer, rounds=(3, "how often each is run"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Reconstruction: a 25 % mask; a plain decode, the authors' procedure (75 Adam ste
 picture at a time), and Decoder Finetune Reconstruct with its defaults, for one candidate and for a batch. Of the defaults two are changed,
 neither of which costs time, so that random weights do all steps: the target is out of reach, and the learning rate next to nothing. What the node
 says of its steps stands beside the figures. The VAE is in float32 and in bfloat16. A whole edit: as in bench/pipeline.py, with the
-same settings; its ranking is done by the demo model's small CLIP.
+same settings; its ranking is done by the small model's CLIP.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``python run.py bench large-picture [--rounds N] [--json FILE]``.
 
-Both run the demo model on the same crop with the same seed, each in a process of its own and by turns. Memory is what the process holds
+Both run the small model on the same crop with the same seed, each in a process of its own and by turns. Memory is what the process holds
 at most beyond what it held before the edit; the finished large picture is a part of it, and is told apart.
 """
 

@@ -3,7 +3,7 @@
 ``python run.py bench reconstruction [--quick] [--large] [--vae FILE...] [--pictures FOLDER] [--size PIXELS] [--save FOLDER]
 [--json FILE]``.
 
-The pictures: the two photographs that scikit-learn ships, and a page of text; the demo model's training saw nothing of the kind; or all
+The pictures: the two photographs that scikit-learn ships, and a page of text; the small model's training saw nothing of the kind; or all
 pictures of a folder. The edit: the mirror image's latent under the mask, or another picture's of the folder, faded in over the four
 cells next to the mask's edge, as a sampler that saw the background makes it. The time is that of the processor, each method in its turn
 on one picture, as a ratio to the authors'; memory is what the first picture takes in a process of its own, in main memory, beyond the
@@ -86,7 +86,7 @@ def photo(name: str, size: int) -> Tensor:
 
 
 def load_vae(files: list[Path]) -> Any:
-    """The demo's VAE, or one from a file, or a tiny one from its encoder's and decoder's files, all as ComfyUI's VAE Loader loads them."""
+    """The small model's VAE, or one from a file, or a tiny one from its encoder's and decoder's files, all as ComfyUI's VAE Loader loads them."""
     if not files:
         return loader.load()[2]
     folder_paths.add_model_folder_path("vae" if len(files) == 1 else "vae_approx", str(files[0].resolve().parent))
@@ -322,7 +322,7 @@ def main() -> None:
         answer,
         quick="one mask, and one picture unless they come from a folder: a few minutes instead of twenty",
         large="also 2048x2048 within 8 GiB, and Poisson at 4096x4096",
-        vae={"type": Path, "nargs": "+", "default": [], "help": "a VAE of yours instead of the demo's: its file, or encoder and decoder of a tiny one"},
+        vae={"type": Path, "nargs": "+", "default": [], "help": "a VAE of yours instead of the small model's: its file, or encoder and decoder of a tiny one"},
         pictures={"type": Path, "help": "a folder of pictures of yours instead of the ones above"},
         size=(SIZE, "pixels a side of the pictures"),
         save={"type": Path, "help": "a folder for what each row of the table drew, beside the source"},

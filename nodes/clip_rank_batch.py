@@ -12,7 +12,7 @@ from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY, OpenClipType, frames_input
 
-# Chosen by bench/ranking.py on the demo model.
+# Chosen by bench/ranking.py on the repository's small model.
 MIX = {"masked": 1.0, "box": 4.0, "whole": 2.0}
 
 

@@ -150,7 +150,10 @@ class Edit:
 
 @pytest.fixture(scope="session")
 def demo_pack(pack: ModuleType) -> ModuleType:
-    """The demo's pack, with its models listed beside the user's own, as after the start of a server."""
+    """The demo's pack, with its ranker and, before it, the small model's listed beside the user's own, as after the start of a server."""
+    import folder_paths
+
+    from demo.small import files
     module = importlib.import_module("demo.node")
 
     async def load() -> None:
@@ -160,6 +163,7 @@ def demo_pack(pack: ModuleType) -> ModuleType:
     # In a thread of its own: Playwright keeps an event loop running in this one.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, load()).result()
+    folder_paths.add_model_folder_path("open_clip", str(files.OPEN_CLIP), is_default=True)
     return module
 
 

@@ -1,4 +1,4 @@
-"""A moving scene of the demo's kind: an object crosses a background, the light changes, and an edit follows a moving mask."""
+"""A moving scene of the small model's kind: an object crosses a background, the light changes, and an edit follows a moving mask."""
 
 from __future__ import annotations
 

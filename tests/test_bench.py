@@ -72,14 +72,14 @@ def main():
     peak = candidates.peak_memory(2)
     with torch.inference_mode():
         tools, edit = candidates.load(), candidates.case(candidates.EDIT)
-        print(peak, *(candidates.race(tools, edit, chunk)[1] for chunk in (4, 1)))
+        print(peak, *(candidates.race(tools, edit, chunk, pruned)[1] for pruned in (True, False) for chunk in (4, 1)))
 """
 
 
 def test_the_candidates_benchmark_measures_an_edit_and_a_race(tmp_path, host):
     """In small, as run.py runs it, and without the fit of a decoder, which has a benchmark of its own."""
     (tmp_path / "in_small.py").write_text(IN_SMALL)
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (host.comfyui, ROOT, tmp_path)))}
-    done = subprocess.run([sys.executable, "-m", "demo.small.run", "in_small"], env=paths, stdout=subprocess.PIPE, text=True, check=True)
-    peak, together, alone = map(float, done.stdout.split())
-    assert peak > 100 and together == alone > 0, "small chunks ask the network for no more"
+    environment = host.environment(host.comfyui, ROOT, tmp_path)
+    done = subprocess.run([sys.executable, "-m", "demo.small.run", "in_small"], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    peak, pruned, pruned_alone, together, alone = map(float, done.stdout.split())
+    assert peak > 100 and 0 < pruned == pruned_alone < together == alone == 2 * 4 * 4, "small chunks ask the network for no more"

@@ -9,7 +9,7 @@ from host.examples import BLUEPRINT
 
 ITERATIONS = 4
 RENDERERS = pytest.mark.parametrize("vue", [False, True], ids=["classic", "nodes2"])
-# The smallest example with few steps, with a copy of its reconstruction that fits longer, and with an Edit Report of the same edit behind it.
+# The smallest example with few steps, with a copy of its reconstruction that fits longer and has no feather, and an Edit Report behind it.
 QUICK = """iterations => {
     const node = kind => app.graph.nodes.find(n => n.type === kind)
     const set = (node, name, value) => { node.widgets.find(w => w.name === name).value = value }
@@ -30,6 +30,7 @@ QUICK = """iterations => {
     copy.id = -1 // a clone has none, which the graph takes for one
     add(copy, [1500, 1500], ...sources)
     set(copy, "method.iterations", 2 * iterations)
+    set(copy, "method.feather", 0)
     add(LiteGraph.createNode("PreviewImage"), [2000, 1500], [copy, 0])
     const report = add(LiteGraph.createNode("EditReport"), [1500, 600], [picture, 0], [restore, 0], [picture, 1])
     add(LiteGraph.createNode("PreviewAny"), [2000, 600], [report, 4])
@@ -99,7 +100,7 @@ def test_each_comparison_shows_what_the_server_computed_also_after_a_reload(ui, 
     given = open_and_run(ui, vue)
     assert {kind: len(nodes) for kind, nodes in given.items()} == {"DecoderFinetuneReconstruct": 2, "EditReport": 1}
     one, other = given["DecoderFinetuneReconstruct"].values()
-    assert expected(one)["result"] != expected(other)["result"], "the copies fit differently long"
+    assert expected(one)["result"] != expected(other)["result"], "the copies have different settings"
 
     def show_what_was_given() -> None:
         for kind, nodes in given.items():

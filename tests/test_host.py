@@ -488,6 +488,8 @@ def test_arguments_reach_pytest_and_the_benchmarks():
     assert sent("test", "tests/test_host.py::test_x", "-x")[-2:] == ["tests/test_host.py::test_x", "-x"]
     assert "--browser=chrome" in sent("test") and "--comfyui=tree" in sent("test")
     assert "not server and not browser" in sent("test", "--fast") and "--browser=chrome" not in sent("test", "--fast")
+    assert sent("bench", "edits", "--quick") == ["-m", "demo.small.run", "bench.edits", "--quick"]
+    assert sent("bench", "demo-model") == ["-m", "bench.demo_model"]
     assert "--numprocesses=2" in sent("test") and "--numprocesses=2" not in sent("test", "tests/test_host.py")
 
 

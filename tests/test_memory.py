@@ -119,6 +119,7 @@ def clip(demo_pack: Any) -> clips.OpenClip:
 def card(edit: Edit, clip: clips.OpenClip, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
     """The host's model management believes that its models run on a card beside the CPU."""
     made_up, device = Card(), torch.device("cpu", 0)
+    management.cleanup_models()  # the host fails on entries of models that are gone
     management.unload_all_models()
     load, unload = management.LoadedModel.model_load, management.LoadedModel.model_unload
 

@@ -1,4 +1,4 @@
-"""Early pruning on the demo model: who goes on, and that they come out as without it."""
+"""Early pruning on the small model: who goes on, and that they come out as without it."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def clip(demo_pack):
 
 @pytest.fixture(scope="module")
 def direct():
-    """The demo CLIP as open_clip alone gives it: model, preprocessing (stretched, as the paper does it) and tokenizer."""
-    path = ROOT / "demo" / "models" / "open_clip" / FILE
+    """The small CLIP as open_clip alone gives it: model, preprocessing (stretched, as the paper does it) and tokenizer."""
+    path = ROOT / "demo" / "small" / "models" / "open_clip" / FILE
     open_clip.add_model_config(path.with_suffix(".json"))
     model, _, preprocess = open_clip.create_model_and_transforms(path.stem, pretrained=str(path), image_resize_mode="squash")
     return model.eval(), preprocess, open_clip.get_tokenizer(path.stem)

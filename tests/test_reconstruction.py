@@ -1,4 +1,4 @@
-"""The reconstruction node on the demo VAE, inside inference mode as the host runs it."""
+"""The reconstruction node on the small model's VAE, inside inference mode as the host runs it."""
 
 from __future__ import annotations
 

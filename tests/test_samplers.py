@@ -41,7 +41,7 @@ def as_in_a_workflow():
 
 @pytest.fixture(scope="module")
 def small(edit: Edit) -> tuple[dict, Tensor]:
-    """A latent of 8x8 and a mask of the same size: the smallest that the demo model takes."""
+    """A latent of 8x8 and a mask of the same size: the smallest that the small model takes."""
     mask = torch.zeros(1, 8, 8)
     mask[0, 2:6, 3:7] = 1
     return {"samples": edit.latent["samples"][..., 4:12, 4:12].clone()}, mask

@@ -1,4 +1,4 @@
-"""Blended sampling on the demo model: the paper's loop, the host's own sampler, and what a user counts on."""
+"""Blended sampling on the small model: the paper's loop, the host's own sampler, and what a user counts on."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Cut:
 
 
 class Prompted:
-    """A CONDITIONING of the demo model."""
+    """A CONDITIONING of the model."""
 
     def __repr__(self) -> str:
         return "Prompted()"

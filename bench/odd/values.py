@@ -145,7 +145,7 @@ class Many:
 
 @lru_cache(1)
 def parts() -> Any:
-    """The demo model, its VAE and text encoder, the ranker, and a prompt."""
+    """The model, its VAE and text encoder, the ranker, and a prompt."""
     from bench._nodes import load_clip
     from demo import loader
     from demo.train import sampling

@@ -1,1 +1,1 @@
-"""A model of 128x128, several times as quick as the demo's: the one of the benchmarks and of the tests that need no server. See README.md."""
+"""A model of 128x128, several times faster than the demo's: the one of most benchmarks, and of most tests without a server. See README.md."""

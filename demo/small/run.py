@@ -6,7 +6,6 @@ For example ``python -m demo.small.run bench.demo_model --quick``, or ``python -
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 
 from . import data, files
@@ -19,9 +18,10 @@ def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     del sys.argv[0]
-    name = sys.argv[0]
-    is_package = importlib.util.find_spec(name).submodule_search_locations
-    importlib.import_module(f"{name}.__main__" if is_package else name).main()
+    module = importlib.import_module(sys.argv[0])
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{sys.argv[0]}.__main__")
+    module.main()
 
 
 if __name__ == "__main__":
