@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..train.drawings import squared
 from .data import KINDS, SIZE
 from .files import SPRITES
 
@@ -16,12 +17,7 @@ def draw(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     """One emoji, cropped to what is visible and centred in a 128 x 128 RGBA square."""
     canvas = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(canvas).text((12, 12), character, font=font, embedded_color=True)
-    glyph = canvas.crop(canvas.getbbox())
-    scale = SIZE / max(glyph.size)
-    glyph = glyph.resize([max(1, round(v * scale)) for v in glyph.size], Image.Resampling.LANCZOS)
-    square = Image.new("RGBA", (SIZE, SIZE))
-    square.paste(glyph, ((SIZE - glyph.width) // 2, (SIZE - glyph.height) // 2))
-    return square
+    return squared(canvas, SIZE, Image.Resampling.LANCZOS)
 
 
 def extract(font_path: Path = FONT) -> None:

@@ -22,11 +22,16 @@ def draw(body: str, size: int) -> Image.Image:
     side = 4 * SIZE
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" width="{side}" height="{side}">{body}</svg>'
     canvas = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
+    return squared(canvas, SIZE, Image.Resampling.BOX)
+
+
+def squared(canvas: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
+    """What is visible of an RGBA picture, centred in a square of ``side`` pixels."""
     glyph = canvas.crop(canvas.getbbox())
-    scale = SIZE / max(glyph.size)
-    glyph = glyph.resize([max(1, round(v * scale)) for v in glyph.size], Image.Resampling.BOX)
-    square = Image.new("RGBA", (SIZE, SIZE))
-    square.paste(glyph, ((SIZE - glyph.width) // 2, (SIZE - glyph.height) // 2))
+    scale = side / max(glyph.size)
+    glyph = glyph.resize([max(1, round(v * scale)) for v in glyph.size], resampling)
+    square = Image.new("RGBA", (side, side))
+    square.paste(glyph, ((side - glyph.width) // 2, (side - glyph.height) // 2))
     return square
 
 
