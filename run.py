@@ -20,7 +20,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - the one file that an older Pytho
 
 from host import HostError, exit_status  # noqa: E402
 from host.browser import find_browser  # noqa: E402
-from host.provision import PINNED, RELEASES, Builder, Host, cache_root, existing  # noqa: E402
+from host.provision import NEWEST, OLDEST, PINNED, RELEASES, Builder, Host, cache_root, existing  # noqa: E402
 
 
 def main() -> int:
@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     edit.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=COLUMN", help="an input that takes a column of the table")
     test = add("test", run_test, "run the tests; further arguments go to pytest")
     test.add_argument("--fast", action="store_true", help="only the tests that need no server")
+    test.add_argument("--oldest", action="store_true",
+                      help=f"use ComfyUI {OLDEST.release.version} with the oldest packages, in an environment of its own; needs Python 3.10 or 3.11")
     bench = add("bench", run_bench, "run one benchmark; further arguments go to it")
     bench.add_argument("name", nargs="?", help=f"one of: {', '.join(benches()) or 'none yet'}")
     add("pictures", run_pictures, "draw the pictures of the documentation again; further arguments name some of them")
@@ -149,13 +151,17 @@ def benches() -> list[str]:
 
 def find_host(options: argparse.Namespace, tests: bool = False) -> Host:
     """The ComfyUI that the options ask for, set up if need be. Raises HostError."""
+    oldest = getattr(options, "oldest", False)
+    given = [name for name, value in (("--comfyui", options.comfyui), ("--host-version", options.host_version), ("--oldest", oldest)) if value]
+    if len(given) > 1:
+        raise HostError(f"{' and '.join(given)} each name a ComfyUI: give one of them.")
+    if oldest and sys.version_info >= (3, 12):
+        raise HostError("--oldest needs Python 3.10 or 3.11: the oldest packages have no builds for a newer one.")
     if options.comfyui:
-        if options.host_version:
-            raise HostError("--host-version and --comfyui both name a ComfyUI: give one of them.")
         return existing(options.comfyui, options.python, tests, cache_root())
     if options.python:
         raise HostError("--python goes with --comfyui: it names the Python that this ComfyUI runs on.")
-    return Builder(cache_root()).host(tests, options.host_version or PINNED.version)
+    return Builder(cache_root(), pins=OLDEST if oldest else NEWEST).host(tests, options.host_version)
 
 
 def host_arguments(host: Host) -> list[str]:

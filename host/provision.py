@@ -1,4 +1,4 @@
-"""Find a ComfyUI, or build the pinned one, and older ones beside it, in the user's cache folder. Standard library only."""
+"""Find a ComfyUI, or build the pinned one, and older ones, in the user's cache folder. Standard library only."""
 from __future__ import annotations
 
 import hashlib
@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from host import HostError
+from host import HostError, leash
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,20 @@ class Release:
     version: str
     source: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class Pins:
+    """A ComfyUI, the PyTorch below it, and the file with the versions of other packages."""
+
+    release: Release
+    torch: tuple[str, ...]
+    constraints: Path
+
+    def key(self, *packages: object) -> str:
+        """Twelve hex digits that stand for some packages in these versions, this Python and this machine."""
+        machine = (self.constraints.read_text(encoding="utf-8"), sys.version_info[:2], sys.platform, platform.machine())
+        return hashlib.sha256(repr((packages, machine)).encode()).hexdigest()[:12]
 
 
 # Everything that decides what gets installed; a change of any of it builds a new host beside the old one.
@@ -45,12 +59,12 @@ OLDER = (
 RELEASES = {release.version: release for release in (PINNED, *OLDER)}
 OLDER_PACKAGES = ("glfw==2.11.0",)  # what older versions ask for and the pinned one does not
 # "===" keeps a local build such as 2.11.0+cpu out: the torchvision of PyPI does not load beside one.
-TORCH = ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0")
+NEWEST = Pins(PINNED, ("torch===2.11.0", "torchvision===0.26.0", "torchaudio===2.11.0"), Path(__file__).with_name("constraints.txt"))
+OLDEST = Pins(OLDER[-1], ("torch===2.4.0", "torchvision===0.19.0", "torchaudio===2.4.0"), Path(__file__).with_name("oldest.txt"))
 PACK = ("open_clip_torch", "timm", "ftfy", "wcwidth", "regex")
 # Also what the benchmarks use: scikit-learn ships photographs.
 TESTS = ("pytest", "iniconfig", "pluggy", "packaging", "pygments", "hypothesis", "sortedcontainers",
          "pytest-xdist", "execnet", "playwright", "greenlet", "scikit-learn", "joblib", "threadpoolctl", "narwhals", "cloudpickle")
-CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 # One importable module for each layer's packages: what an existing ComfyUI's Python is asked for.
 PACK_MODULES = ("open_clip", "timm", "ftfy", "wcwidth", "regex")
 TEST_MODULES = ("pytest", "hypothesis", "xdist", "playwright", "sklearn")
@@ -87,34 +101,30 @@ def cache_root() -> Path:
     return base / "blended-latent-diffusion"
 
 
-def key(*pins: object) -> str:
-    """Twelve hex digits that stand for some pins, their constraints, this Python and this machine."""
-    machine = (CONSTRAINTS.read_text(encoding="utf-8"), sys.version_info[:2], sys.platform, platform.machine())
-    return hashlib.sha256(repr((pins, machine)).encode()).hexdigest()[:12]
-
-
 class Builder:
-    """Builds the pinned host under `root`, once, whatever happens to an earlier or a concurrent build.
+    """Builds a host under `root`, once, whatever happens to an earlier or a concurrent build. `pins`: NEWEST where none are given.
 
     A layer (the host; the test packages; an older ComfyUI) is there when its marker file is, and the marker is written last.
     An older ComfyUI shares the environment of the pinned one; the packages that it wants in another version lie beside its tree.
     """
 
-    def __init__(self, root: Path, pip: Pip | None = None, say: Callable[[str], None] = print) -> None:
-        self.folder = root / f"host-{key(PINNED.source, PINNED.sha256, TORCH, PACK)}"
+    def __init__(self, root: Path, pip: Pip | None = None, say: Callable[[str], None] = print, pins: Pins | None = None) -> None:
+        self.pins = pins or NEWEST
+        release, torch = self.pins.release, self.pins.torch
+        self.folder = root / f"host-{self.pins.key(release.source, release.sha256, torch, PACK)}"
         self.venv = self.folder / "venv"
         self.comfyui = self.folder / "ComfyUI"
         self.python = self.venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         self._pip = pip or run_pip
         self._say = say
 
-    def host(self, tests: bool = False, version: str = PINNED.version) -> Host:
-        """The host with this version of ComfyUI, built if need be, with the test packages if asked for. Raises HostError."""
-        older = None if version == PINNED.version else self.folder / f"comfyui-{version}"
-        layers = [("host", self._build)] + ([(f"tests-{key(TESTS)}", self._build_tests)] if tests else [])
+    def host(self, tests: bool = False, version: str | None = None) -> Host:
+        """The host, or this older version of ComfyUI on its packages, built if need be, with the test packages if asked for. Raises HostError."""
+        older = self.folder / f"comfyui-{version}" if version and version != self.pins.release.version else None
+        layers = [("host", self._build)] + ([(f"tests-{self.pins.key(TESTS)}", self._build_tests)] if tests else [])
         if older:
             release = RELEASES[version]
-            layers.append((f"{older.name}-{key(release, OLDER_PACKAGES)}", partial(self._build_older, release, older)))
+            layers.append((f"{older.name}-{self.pins.key(release, OLDER_PACKAGES)}", partial(self._build_older, release, older)))
         if not all(self._has(name) for name, _ in layers):
             self._make_room()
             with lock(self.folder.with_suffix(".lock"), self._say):
@@ -146,18 +156,19 @@ class Builder:
         self.folder.mkdir()
         self._say("[1/4] virtual environment")
         make_venv(self.venv)
-        self._say(f"[2/4] ComfyUI {PINNED.version}, from the source archive of {PINNED.source}")
-        self._fetch(PINNED, self.comfyui)
-        constraints = ["--no-compile", "-c", str(CONSTRAINTS)]  # compiling torch takes longer than it ever saves
+        release, torch = self.pins.release, self.pins.torch
+        self._say(f"[2/4] ComfyUI {release.version}, from the source archive of {release.source}")
+        self._fetch(release, self.comfyui)
+        constraints = ["--no-compile", "-c", str(self.pins.constraints)]  # compiling torch takes longer than it ever saves
         self._say("[3/4] PyTorch")
-        self._pip(self.python, ["install", *constraints, *TORCH], "PyTorch")
+        self._pip(self.python, ["install", *constraints, *torch], "PyTorch")
         self._say("[4/4] the packages that ComfyUI and the pack use")
         requirements = ["-r", str(self.comfyui / "requirements.txt")]
-        self._pip(self.python, ["install", *constraints, *TORCH, *requirements, *PACK], "ComfyUI's packages")
+        self._pip(self.python, ["install", *constraints, *torch, *requirements, *PACK], "ComfyUI's packages")
 
     def _build_tests(self) -> None:
         self._say("Adding the packages that the tests and benchmarks use")
-        self._pip(self.python, ["install", "-c", str(CONSTRAINTS), *TESTS], "The test packages")
+        self._pip(self.python, ["install", "-c", str(self.pins.constraints), *TESTS], "The test packages")
 
     def _build_older(self, release: Release, folder: Path) -> None:
         self._say(f"Adding ComfyUI {release.version}: seconds, about 200 MB")
@@ -202,7 +213,7 @@ def existing(comfyui: Path, python: Path | None, tests: bool, root: Path, pip: P
         raise HostError(f"{host.python} has no {absent[0]}: name the Python that runs this ComfyUI with --python.")
     if not absent:
         return host
-    host = replace(host, overlay=root / f"overlay-{key(PACK, TESTS, host.python, host.python.stat().st_mtime_ns)}")
+    host = replace(host, overlay=root / f"overlay-{NEWEST.key(PACK, TESTS, host.python, host.python.stat().st_mtime_ns)}")
     fill_overlay(host, (*PACK, *(TESTS if tests else ())), modules, pip or run_pip)
     return host
 
@@ -238,7 +249,7 @@ def fill_overlay(host: Host, packages: Sequence[str], modules: Sequence[str], pi
         if not missing_modules(host, modules):
             return
         print(f"Adding what {host.python} lacks to {host.overlay}; your ComfyUI is left as it is.")
-        options = ["install", "--no-deps", "--upgrade", "--target", str(host.overlay), "-c", str(CONSTRAINTS)]
+        options = ["install", "--no-deps", "--upgrade", "--target", str(host.overlay), "-c", str(NEWEST.constraints)]
         pip(host.python, [*options, *packages], "The packages that your ComfyUI lacks")
         absent = missing_modules(host, modules)
     if absent:
@@ -266,9 +277,9 @@ def check_disk(folder: Path) -> None:
 
 def make_venv(folder: Path) -> None:
     """Make a virtual environment with this Python. Raises HostError."""
-    done = subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, text=True)
-    if done.returncode:
-        raise HostError(f"The virtual environment {folder} could not be made:\n{tail(done.stdout + done.stderr)}")
+    status, said = run_module(Path(sys.executable), "venv", str(folder))
+    if status:
+        raise HostError(f"The virtual environment {folder} could not be made:\n{tail(said)}")
 
 
 def verify(archive: Path, sha256: str) -> None:
@@ -332,19 +343,21 @@ def _try_lock(file: IO[bytes]) -> bool:
 
 def run_pip(python: Path, arguments: Sequence[str], what: str) -> None:
     """Run pip, showing what it is at. Raises HostError with the reason and pip's own last lines."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    command.insert(len(command) - len(arguments) + 1, "--progress-bar=off")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               encoding="utf-8", errors="replace")
+    status, said = run_module(python, "pip", "--disable-pip-version-check", "--no-input", arguments[0], "--progress-bar=off", *arguments[1:])
+    if status:
+        raise HostError(pip_failure(what, said))
+
+
+def run_module(python: Path, module: str, *arguments: str) -> tuple[int, str]:
+    """Run a Python module, showing what it is at; returns its exit status and the end of what it said. It does not outlive this process."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8", "errors": "replace"}
     lines: deque[str] = deque(maxlen=400)
-    try:
-        _follow(process, lines)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode:
-        raise HostError(pip_failure(what, "\n".join(lines)))
+    with leash.start(python, "-m", module, *arguments, **options) as process:
+        try:
+            _follow(process, lines)
+        finally:
+            process.stdin.close()
+    return process.returncode, "\n".join(lines)
 
 
 def _follow(process: subprocess.Popen[str], lines: deque[str]) -> None:

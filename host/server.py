@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from host import HostError
+from host import HostError, leash
 from host.provision import Host
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,6 @@ PACK = "comfyui-blended-latent-diffusion"
 PACKS = {PACK: ROOT, "bld-demo": ROOT / "demo"}
 # What the example many_machines needs beside these: small nodes in the place of ComfyUI-Distributed's.
 ALL_PACKS = PACKS | {"distributed": ROOT / "tests" / "distributed"}
-LEASH = ROOT / "host" / "leash.py"
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
 FAILURES = re.compile(r"IMPORT FAILED|Cannot import|comfy_entrypoint|Traceback \(most|Failed to execute startup-script")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -129,7 +128,7 @@ class Server:
             shutil.copytree(folder, self.base / "input", dirs_exist_ok=True)
 
     def _start(self) -> None:
-        command = [str(self.host.python), str(LEASH), "main.py", "--listen", "127.0.0.1", "--port", str(self.port),
+        command = ["main.py", "--listen", "127.0.0.1", "--port", str(self.port),
                    "--base-directory", str(self.base), "--database-url", "sqlite:///:memory:",
                    "--disable-api-nodes", "--disable-auto-launch", "--disable-all-custom-nodes"]
         if self.packs:
@@ -138,12 +137,8 @@ class Server:
         environment = self.host.environment(self.host.comfyui)
         if self.offline:
             environment["HF_HUB_OFFLINE"] = "1"
-        group = ({"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt"
-                 else {"start_new_session": True})
         with self.log_file.open("wb") as log:
-            # Its end of the pipe closes when this process ends, be it killed.
-            self._process = subprocess.Popen(command, cwd=self.host.comfyui, env=environment, stdin=subprocess.PIPE,
-                                             stdout=log, stderr=subprocess.STDOUT, **group)
+            self._process = leash.start(self.host.python, *command, cwd=self.host.comfyui, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + self.timeout
