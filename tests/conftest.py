@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -57,6 +58,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def skip_without(what: str) -> NoReturn:
     """Skip a test of something that the ComfyUI in use is too old to have."""
     from comfyui_version import __version__
+
+    from host.provision import PINNED
+    if __version__ == PINNED.version:
+        pytest.fail(f"the pinned ComfyUI has no {what}")
     pytest.skip(f"ComfyUI {__version__} has no {what}")
 
 
@@ -184,6 +189,19 @@ def edit(demo_pack: ModuleType) -> Edit:
         latent = {"samples": vae.encode(image)}
         positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a fox", ""))
     return Edit(model, clip, vae, image, mask, latent, positive, negative)
+
+
+@contextmanager
+def no_room(size: int) -> Iterator[None]:
+    """No file of this process gets larger than so many bytes: writing to it fails as on a full disk. POSIX only."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def watched(model: Any, look: Callable[[dict[str, Any]], Any]) -> Any:

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from blended_latent_diffusion.bridge.previews import save_previews
+from blended_latent_diffusion.nodes.edit_report import EditReport
+from conftest import no_room
 
 
 def opened(file: dict) -> Image.Image:
@@ -48,17 +50,14 @@ def test_alpha_and_nan_do_not_show():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="uses POSIX limits")
-def test_a_picture_that_finds_no_room_leaves_no_file():
-    """A limit on the size of files fails as a full disk does."""
-    import resource
-
+def test_a_full_disk_costs_the_previews_and_not_the_node(edit, caplog):
     folder = Path(folder_paths.get_temp_directory()) / "blended_latent_diffusion"
-    folder.mkdir(parents=True, exist_ok=True)
-    before, limits = set(folder.iterdir()), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        with pytest.raises(OSError):
-            save_previews([torch.rand(256, 256, 3)], 256)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert set(folder.iterdir()) == before
+    edited = torch.rand(1, 128, 128, 3)
+    with no_room(4096):
+        out = EditReport.execute(edit.image, edited, edit.mask)
+    assert "can't be saved in" in caplog.text
+    left = set(folder.iterdir())
+    assert {path.suffix for path in left} <= {".jpg"} and all(Image.open(path).load() for path in left), "nothing half-written"
+    with_room = EditReport.execute(edit.image, edited, edit.mask)
+    assert out.args[:5] == with_room.args[:5] and torch.equal(out.args[5], with_room.args[5])
+    assert set(folder.iterdir()) - left, "what found no room is written later"

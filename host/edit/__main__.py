@@ -20,7 +20,7 @@ from host.edit.inputs import Places, as_type, find_places
 from host.edit.jobs import Job, find_jobs
 from host.edit.line import carry_out
 from host.edit.pictures import FOLDER, MaskUpload, Upload
-from host.edit.results import Results, Taps
+from host.edit.results import DiskFull, Results, Taps
 from host.edit.sheet import write_sheet
 from host.edit.table import write_table
 from host.provision import Host
@@ -56,11 +56,11 @@ def edit(options: argparse.Namespace) -> int:
     with connected(options) as client:
         edits = Edits(client, Workflow(content, client.object_info()), jobs, options.set, Results(options.out))
         failed = edits.carry_out()
-    write_table(options.out / TABLE, jobs, edits.results, failed)
     write_sheet(options.out / SHEET, source.name, jobs, edits.results, failed)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} done. Look at {options.out / SHEET}; the figures are in {TABLE} beside it.")
     for name, message in failed.items():
         print(f"  failed: {name}: {message.splitlines()[0]}", file=sys.stderr)
+    write_table(options.out / TABLE, jobs, edits.results, failed)  # last, since it may be open in a spreadsheet, which locks it
     return 1 if failed else 0
 
 
@@ -88,7 +88,7 @@ class Edits:
         self._texts: dict[str, tuple[Taps, Json]] = {}  # of the jobs in the queue
 
     def carry_out(self) -> dict[str, str]:
-        """Do what is not done yet, and tell of it; returns the messages of those that failed, by name."""
+        """Do what is not done yet, and tell of it; returns the messages of those that failed, by name. Raises DiskFull."""
         todo = [job for job in self.jobs if not self._is_done(job)]
         if len(todo) < len(self.jobs):
             print(f"{len(self.jobs) - len(todo)} of {len(self.jobs)} are done already.", flush=True)
@@ -112,6 +112,8 @@ class Edits:
             record = texts["edit"] | told | {"seconds": round(outcome.seconds, 2)}
             self.results.write(job.name, self.client, outcome, taps, texts | {"edit": record})
             self.client.forget(outcome.prompt_id)
+        except DiskFull:
+            raise
         except HostError as error:
             failed[job.name] = _message(error)
             return f"failed: {failed[job.name].splitlines()[0]}"

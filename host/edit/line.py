@@ -8,13 +8,14 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from host import HostError
-from host.client import Client, ConnectionLost, Run
+from host.client import Answered, Client, ConnectionLost, Run
 
 Json = dict[str, Any]
 T = TypeVar("T")
 
 LENGTH = 3
 LOOK, ASK = 0.1, 5.0  # seconds between two looks at the history, and at the queue
+PATIENCE = 10.0  # seconds for the step that is being computed
 
 
 def carry_out(client: Client, jobs: Iterable[T], send: Callable[[T], str]) -> Iterator[tuple[T, Run | HostError]]:
@@ -35,10 +36,8 @@ def carry_out(client: Client, jobs: Iterable[T], send: Callable[[T], str]) -> It
             waiting.popleft()
             yield job, outcome
     finally:
-        for _, prompt_id in waiting:
-            with suppress(HostError):
-                if isinstance(prompt_id, str):
-                    client.cancel(prompt_id)
+        with suppress(ConnectionLost):
+            _take_off(client, [prompt_id for _, prompt_id in waiting if isinstance(prompt_id, str)])
 
 
 def _id(send: Callable[[T], str], job: T) -> str | HostError:
@@ -65,3 +64,14 @@ def _outcome(client: Client, prompt_id: str) -> Run | HostError:
         raise
     except HostError as error:
         return error
+
+
+def _take_off(client: Client, prompt_ids: list[str]) -> None:
+    """Cancel prompts, and wait for their end, else a run started right after would take a dying one for its own. Raises ConnectionLost."""
+    deadline = time.monotonic() + PATIENCE
+    while prompt_ids and time.monotonic() < deadline:
+        for prompt_id in prompt_ids:
+            with suppress(Answered):
+                client.cancel(prompt_id)  # again and again, since ComfyUI forgets it for a prompt that is just starting
+        time.sleep(LOOK)
+        prompt_ids = [prompt_id for prompt_id in prompt_ids if client.is_queued(prompt_id)]

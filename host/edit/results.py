@@ -1,9 +1,11 @@
 """A result: what the server is asked beside the picture, and the PNG file with all of it."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,28 @@ Json = dict[str, Any]
 RANK, RECONSTRUCT, SAMPLE, REPORT = "ClipRankBatch", "DecoderFinetuneReconstruct", "BlendedLatentKSampler", "EditReport"
 FIGURES = ("background_psnr", "worst_block", "seam", "colour_shift")
 PART = ".part"
+# What a full or locked disk, or a limit on the user, answers to every file.
+FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+class DiskFull(HostError):
+    """A file could not be written, and no other can be."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that gets its name only when it is whole. Raises HostError, or DiskFull, and leaves no part of it then."""
+    part = path.with_name(path.name + PART)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        kind = DiskFull if error.errno in FULL else HostError
+        raise kind(f"{path} could not be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 class Taps:
@@ -70,13 +94,16 @@ class Taps:
 
 
 class Results:
-    """The folder of the results. A file in it is whole: it gets its name when it is written."""
+    """The folder of the results. What an earlier run left half-written is removed. Raises HostError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"*{PART}"):
-            left.unlink()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.rglob(f"*{PART}"):
+                left.unlink()
+        except OSError as error:
+            raise HostError(f"--out is {folder}, but no results can be written there: {error.strerror or error}.") from error
 
     def path(self, name: str) -> Path:
         """The result of a job."""
@@ -101,11 +128,12 @@ class Results:
             info.add_text(key, json.dumps(value))
         for number, data in reversed(list(enumerate(files, 1))):
             path = self.path(name) if number == 1 else self.folder / name / f"{number}.png"
-            path.parent.mkdir(exist_ok=True)
-            part = path.with_name(path.name + PART)
+            # Not straight into the file: where the disk gets full, Pillow may write half of it and say nothing.
+            file = BytesIO()
             with Image.open(BytesIO(data)) as picture:
-                picture.save(part, "PNG", pnginfo=info, compress_level=4)
-            os.replace(part, path)
+                picture.save(file, "PNG", pnginfo=info, compress_level=4)
+            with whole(path) as part:
+                part.write_bytes(file.getbuffer())
 
     def _texts(self, name: str) -> Json:
         try:

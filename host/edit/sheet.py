@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from io import BytesIO
@@ -13,7 +12,7 @@ from urllib.parse import quote
 from PIL import Image, ImageOps
 
 from host.edit.jobs import Job
-from host.edit.results import PART, Results
+from host.edit.results import Results, whole
 
 SIDE = 256  # of a small picture, in pixels
 SHOWN = {"score": "score", "background_psnr": "background, dB", "seam": "seam", "candidate_seed": "seed"}
@@ -36,14 +35,12 @@ img {{ width: 48%; border: 1px solid #8886; image-rendering: auto }}
 
 
 def write_sheet(path: Path, title: str, jobs: Sequence[Job], results: Results, failed: Mapping[str, str]) -> None:
-    """Write source and result of all jobs side by side, with their texts and figures. `failed`: messages by the job's name."""
-    part = path.with_name(path.name + PART)
-    with part.open("w", encoding="utf-8") as file:
+    """Write source and result of all jobs side by side, with their texts and figures. `failed`: messages by the job's name. Raises HostError."""
+    with whole(path) as part, part.open("w", encoding="utf-8") as file:
         file.write(HEAD.format(title=escape(title)))
         for job in jobs:
             file.writelines(line + "\n" for line in _entry(job, results, failed.get(job.name)))
         file.write("</main></html>\n")
-    os.replace(part, path)
 
 
 def _entry(job: Job, results: Results, failure: str | None) -> Iterator[str]:

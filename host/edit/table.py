@@ -2,25 +2,22 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from host.edit.jobs import Job
-from host.edit.results import FIGURES, PART, Results
+from host.edit.results import FIGURES, Results, whole
 
 COLUMNS = ("name", "status", "image", "prompt", "seed", "candidate_seed", "score", *FIGURES, "seconds", "error")
 
 
 def write_table(path: Path, jobs: Sequence[Job], results: Results, failed: Mapping[str, str]) -> None:
-    """Write the figures of all jobs as CSV; further columns of the user's own table follow. `failed`: messages by the job's name."""
+    """Write the figures of all jobs as CSV; further columns of the user's own table follow. `failed`: messages by the job's name. Raises HostError."""
     own = list(dict.fromkeys(column for job in jobs for column in job.row if column not in COLUMNS))
-    part = path.with_name(path.name + PART)
-    with part.open("w", encoding="utf-8", newline="") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [*COLUMNS, *own], extrasaction="ignore")
         writer.writeheader()
         for job in jobs:
             record = None if job.name in failed else results.record(job.name)
             status = "failed" if job.name in failed else "done" if record else "not done"
             writer.writerow(job.row | (record or {}) | {"name": job.name, "status": status, "image": str(job.image), "error": failed.get(job.name, "")})
-    os.replace(part, path)
