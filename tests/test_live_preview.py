@@ -75,6 +75,10 @@ def test_a_candidate_that_is_dropped_stays_and_turns_dark(edit, shown):
     assert len(kept) == 2 and all((bright[number] > 0.6) == (number in kept) for number in range(4)), (kept, bright)
 
 
+def test_sheets_come_as_often_as_the_host_sends_them():
+    assert live.INTERVAL == comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL
+
+
 def test_sheets_keep_the_hosts_pace(edit, shown, monkeypatch):
     monkeypatch.setattr(live, "INTERVAL", 1000)
     draw(edit, 3)

@@ -19,7 +19,7 @@ from blended_latent_diffusion.bld.edges import Region, depth
 from blended_latent_diffusion.bld.metrics import background_psnr, seam
 from blended_latent_diffusion.bld.reconstruction.decoder import Work
 from blended_latent_diffusion.bld.reconstruction.objective import objective
-from blended_latent_diffusion.bridge.vae import fit, plan
+from blended_latent_diffusion.bridge.vae import fit
 from blended_latent_diffusion.bridge.vae.copies import copy_in_float32, load_for_training, trainable_copy
 from blended_latent_diffusion.bridge.vae.pixels import decode_of
 from blended_latent_diffusion.bridge.vae.tails import tail_of
@@ -266,60 +266,6 @@ def test_the_users_vae_is_never_written_to(edit, plain):
     assert fingerprint(edit.vae) == before
     with torch.inference_mode():
         assert torch.equal(edit.vae.decode(edit.latent["samples"]), plain)
-
-
-@pytest.mark.parametrize("method", [DECODER, LATENT], ids=["decoder", "latent"])
-@pytest.mark.parametrize("step", [0, 1])
-def test_cancel_at_any_step_leaves_the_vae_alone(edit, method, step, monkeypatch):
-    before = fingerprint(edit.vae)
-
-    def update(bar, value, total=None, preview=None):
-        if value == step + 1:
-            comfy.model_management.interrupt_current_processing(True)
-            comfy.model_management.throw_exception_if_processing_interrupted()
-
-    monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", update)
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        reconstruct(edit, method | {"iterations": 3})
-    assert fingerprint(edit.vae) == before
-
-
-class Crash(RuntimeError):
-    """Raised where it hurts."""
-
-
-@pytest.mark.parametrize("method", [DECODER, LATENT], ids=["decoder", "latent"])
-def test_a_crash_inside_backward_leaves_the_vae_alone(edit, plain, method, monkeypatch):
-    before = fingerprint(edit.vae)
-    real = fit.trainable_copy
-
-    def crash(*_):
-        raise Crash
-
-    def copied(vae):
-        copy = real(vae)
-        copy.first_stage_model.decoder.conv_out.register_full_backward_hook(crash)
-        return copy
-
-    monkeypatch.setattr(fit, "trainable_copy", copied)
-    monkeypatch.setattr(fit, "decoder_costs", costs_without_a_step(monkeypatch))
-    with pytest.raises(Crash):
-        reconstruct(edit, method)
-    assert fingerprint(edit.vae) == before
-    with torch.inference_mode():
-        assert torch.equal(edit.vae.decode(edit.latent["samples"]), plain)
-
-
-def costs_without_a_step(monkeypatch: pytest.MonkeyPatch):
-    """The costs, without the backward pass that measures memory."""
-    real = fit.decoder_costs
-
-    def costs(*arguments):
-        with monkeypatch.context() as patch:
-            patch.setattr(plan, "forward_and_backward", lambda *_: None)
-            return real(*arguments)
-
-    return costs
 
 
 def test_when_memory_runs_out_it_starts_again_with_less_and_says_so(edit, monkeypatch):

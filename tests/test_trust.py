@@ -40,24 +40,18 @@ def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
-def test_a_hostile_text_stays_a_text_in_every_report_and_in_the_log(clip, caplog, text):
+def test_a_hostile_text_stays_a_text_in_every_report_and_in_the_log(clip, edit, caplog, text):
     """Long ones are cut, and the log and the report quote where."""
     long = f"{text} " * (1 if text.count(" ") > 1000 else 80)
     images, mask = torch.rand(2, 16, 16, 3), torch.ones(1, 16, 16)
     scope = {"scope": ["whole"]}
     with torch.inference_mode():
         out = ClipRankBatch.execute([images], [clip], [long], [mask], scope, negative_prompt=[long])
-        PruneCandidates.execute(clip, Undecided(), long, mask)
+        PruneCandidates.execute(clip, edit.vae, long, mask)
     report = out.args[4]
     assert report.replace("\n", "").isprintable() and len(report) < 2000
     assert caplog.records and all(record.getMessage().isprintable() and len(record.getMessage()) < 600 for record in caplog.records)
     assert str(out.ui).find("<script") == -1, "no text of the prompt reaches the browser"
-
-
-class Undecided:
-    """Stands for a VAE that pruning does not get to use."""
-
-    first_stage_model = encode = decode = None
 
 
 @pytest.fixture

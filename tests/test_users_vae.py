@@ -110,38 +110,53 @@ def test_the_tuned_copy_has_weights_of_its_own_only_where_it_was_tuned():
     watched.check()
 
 
+@pytest.mark.parametrize("method", ["decoder weights", "latent"])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.55, 0.7, 0.85, 0.99])
-def test_cancel_anywhere_leaves_it_alone(share):
-    """The host asks in every layer that it runs: in the measuring, the decode, a step, its backward pass, the last decode."""
+def test_cancel_anywhere_leaves_it_alone(share, method):
+    """The user's click only sets a flag. It is looked at in the measuring, the decode, a step, its backward pass, the last decode."""
     watched = Watched()
-    last, count = int(share * calls_of(lambda: run(watched.vae))), []
+    last, count = int(share * calls_of(lambda: run(watched.vae, method))), []
 
     def cancel(*_) -> None:
         count.append(1)
         if len(count) == last + 1:
-            raise management.InterruptProcessingException
+            management.interrupt_current_processing()
 
     handle = register_module_forward_pre_hook(cancel)
     try:
         with pytest.raises(management.InterruptProcessingException):
-            run(watched.vae, iterations=2)
+            run(watched.vae, method)
     finally:
         handle.remove()
+    assert len(count) < last + 20, "it goes on for some layers at most"
     watched.check()
+
+
+class Fault(TorchDispatchMode):
+    """Counts the gradients of convolutions, and fails in all from one of them on. number: of that one, from 0; none: it only counts."""
+
+    def __init__(self, number: int | None = None, error: type[Exception] = Crash) -> None:
+        super().__init__()
+        self.number, self.error, self.count = number, error, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if "convolution_backward" in str(function):
+            self.count += 1
+            if self.number is not None and self.count > self.number:
+                raise self.error("inside backward")
+        return function(*arguments, **(keywords or {}))
 
 
 @pytest.mark.parametrize("method", ["decoder weights", "latent"])
 @pytest.mark.parametrize("error", [Crash, torch.OutOfMemoryError])
-def test_a_fault_in_any_backward_pass_leaves_it_alone(method, error):
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 0.99])
+def test_a_fault_in_any_backward_pass_leaves_it_alone(method, error, share):
+    """In the measuring of memory as well as in each step."""
     watched = Watched()
-
-    class Fault(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-            if "convolution_backward" in str(function):
-                raise error("inside backward")
-            return function(*arguments, **(keywords or {}))
-
-    with Fault(), pytest.raises(error, match="inside backward"):
+    with Fault() as sound:
+        run(watched.vae, method)
+    number = int(share * sound.count)
+    with Fault(number, error), pytest.raises(error, match="inside backward"):
         run(watched.vae, method)
     watched.check()
 

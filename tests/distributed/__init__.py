@@ -20,7 +20,7 @@ class DistributedSeed:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"seed": ("INT", {"default": 0, "min": 0, "max": 2**64 - 1})}, "hidden": {"machine": ("INT", {"default": 0})}}
+        return {"required": {"seed": ("INT", {"default": 0, "min": 0, "max": 2**50 - 1})}, "hidden": {"machine": ("INT", {"default": 0})}}
 
     def seed(self, seed: int, machine: int = 0) -> tuple[int]:
         return (seed + machine,)
