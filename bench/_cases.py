@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from demo.train import data, stroke_judge
+from demo.train.wording import HELD_OUT_WORDINGS, article
 
 WIDTHS = (*stroke_judge.WIDTHS, 0)
 
@@ -34,9 +35,9 @@ def case(index: int) -> Case:
     absent = ~np.isin(np.arange(len(data.KIND_NAMES)), [i.kind for i in scene.items])
     kind = int(rng.choice(np.flatnonzero(absent)))
     absent[kind] = False
-    wording = data.HELD_OUT_WORDINGS[int(rng.integers(len(data.HELD_OUT_WORDINGS)))].replace(" {b}", "")
+    wording = HELD_OUT_WORDINGS[int(rng.integers(len(HELD_OUT_WORDINGS)))].replace(" {b}", "")
     width = WIDTHS[index % len(WIDTHS)]
-    prompt = wording.format(s=data.article(data.KIND_NAMES[kind]))
+    prompt = wording.format(s=article(data.KIND_NAMES[kind]))
     return Case(data.render(scene), stroke_judge.mask_of(rng, width), width, kind, prompt, absent)
 
 

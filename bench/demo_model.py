@@ -26,6 +26,7 @@ from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMa
 from demo import loader
 from demo.train import clip as ranker
 from demo.train import common, data, judge, sampling, sheets
+from demo.train.wording import HELD_OUT_WORDINGS, article
 
 # The least, or the range, that a figure must reach.
 FLOORS = {"judge, balanced query accuracy": 0.97, "generation, named object shown": 0.95,
@@ -56,8 +57,8 @@ def scene_prompt(index: int) -> tuple[str, int, int, bool]:
     everything = range(len(data.BACKGROUNDS))
     unseen = [b for b in everything if data.held_out(kind, b)] if index // len(data.KIND_NAMES) % 2 == 0 else []
     background = int(rng.choice(unseen or [b for b in everything if not data.held_out(kind, b)]))
-    wording = data.HELD_OUT_WORDINGS[int(rng.integers(len(data.HELD_OUT_WORDINGS)))]
-    text = wording.format(s=data.article(data.KIND_NAMES[kind]), b=data.background_words(background, rng))
+    wording = HELD_OUT_WORDINGS[int(rng.integers(len(HELD_OUT_WORDINGS)))]
+    text = wording.format(s=article(data.KIND_NAMES[kind]), b=data.background_words(background, rng))
     return text, kind, background, bool(unseen)
 
 
@@ -89,7 +90,7 @@ def edit_case(index: int) -> tuple[np.ndarray, np.ndarray, int, str]:
     rng = np.random.default_rng((98, index))
     scene = data.plan("test", 40000 + index)
     kind = int(rng.choice([k for k in range(len(data.KIND_NAMES)) if k not in {i.kind for i in scene.items}]))
-    prompt = data.article(data.KIND_NAMES[kind])
+    prompt = article(data.KIND_NAMES[kind])
     return data.render(scene), sheets.box_mask(rng), kind, prompt
 
 

@@ -52,6 +52,7 @@ from blended_latent_diffusion.bridge.sampling.pruning import Pruning
 from blended_latent_diffusion.bridge.sampling.stages import stage_of_call
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
 from demo.train import data, sampling
+from demo.train.wording import HELD_OUT_WORDINGS, article
 
 TEST, DEVELOPMENT = 170000, 140000
 WIDTHS = (4, 8)
@@ -165,8 +166,8 @@ def time_runs(tools: Tools, case: Case, seed: int, kinds: dict[str, dict[str, An
 
 def reworded(case: Case) -> Case:
     """The same object in another held-out wording."""
-    name = data.article(data.KIND_NAMES[case.kind])
-    wordings = [wording.replace(" {b}", "").format(s=name) for wording in data.HELD_OUT_WORDINGS]
+    name = article(data.KIND_NAMES[case.kind])
+    wordings = [wording.replace(" {b}", "").format(s=name) for wording in HELD_OUT_WORDINGS]
     return dataclasses.replace(case, prompt=wordings[(wordings.index(case.prompt) + 1) % len(wordings)])
 
 

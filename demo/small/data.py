@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ..train.wording import Speaker
 from .files import SPRITES
 
 SIZE = 128
@@ -291,104 +292,5 @@ _PAINTERS = {"meadow": _meadow, "beach": _beach, "night": _night, "snow": _snow,
 
 # ---------------------------------------------------------------- words
 
-WORDINGS: tuple[str, ...] = (
-    "{s} {b}", "{s} {b}", "{s}, {b}", "a picture of {s} {b}", "a photo of {s} {b}", "an image of {s} {b}",
-    "an illustration of {s} {b}", "{b}, {s}", "a drawing of {s} {b}", "there is {s} {b}",
-)
-# Never trained: the first two use known words in an unseen order, the others hold unseen words.
-HELD_OUT_WORDINGS: tuple[str, ...] = (
-    "a picture {b}, there is {s}", "{s}, an image of {s} {b}", "a lovely view of {s} {b}", "please show me {s} {b}",
-)
-BARE_WORDINGS: tuple[str, ...] = (
-    "{s}", "{s}", "{s}", "a picture of {s}", "a photo of {s}", "an image of {s}", "an illustration of {s}",
-    "a drawing of {s}", "there is {s}",
-)
-PLACE_WORDS: dict[str, tuple[str, ...]] = {
-    "meadow": ("in a meadow", "on the grass", "on a green meadow under a blue sky", "in the grass"),
-    "beach": ("on the beach", "on a beach", "on the sand by the sea", "at the beach"),
-    "night": ("under a night sky", "at night", "in a starry night sky", "in front of the stars"),
-    "snow": ("in the snow", "on a snowy field", "in snow", "on a winter day"),
-    "sea": ("in the sea", "in the water", "on the water", "in the ocean"),
-}
-
-
-def article(noun: str) -> str:
-    """The noun with its indefinite article."""
-    return noun if noun == "grapes" else f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def background_words(background: int, rng: np.random.Generator) -> str:
-    """One of several wordings of a background, beginning with a preposition."""
-    name = BACKGROUNDS[background]
-    if name in PLACES:
-        return _pick(PLACE_WORDS[name], rng)
-    pattern, colour = name.split(" ")
-    behind = _pick(("on", "on", "in front of", "over"), rng)
-    ground = _pick(("background", "background", "background", "wall"), rng)
-    if pattern == "plain":
-        word = _pick(("plain {c}", "{c}", "{c}"), rng).format(c=colour)
-    elif pattern == "gradient":
-        word = _pick(("{c} gradient", "gradient {c}"), rng).format(c=colour)
-    else:
-        word = _pick(("{p} {c}", "{c} {p}"), rng).format(c=colour, p=pattern)
-    return f"{behind} {article(word)} {ground}"
-
-
-@dataclass(frozen=True)
-class Caption:
-    """A wording with what it says: the kinds it names, and whether it mentions the background."""
-
-    text: str
-    kinds: frozenset[int]
-    bare: bool
-
-
-def caption(scene: Plan, rng: np.random.Generator, names: float = 0.3, bare: float = 0.3) -> Caption:
-    """Word a scene. ``names``: chance to name one object only; ``bare``: chance to leave the background out."""
-    where = background_words(scene.background, rng)
-    if not scene.items:
-        empty = _pick(("{b}", "an empty scene {b}", "nothing {b}", "a picture {b}"), rng)
-        return Caption(empty.format(b=where), frozenset(), False)
-    items = [scene.items[i] for i in rng.permutation(len(scene.items))]
-    if len(items) > 1 and rng.random() < names:
-        items = items[:1]
-    silent = bool(rng.random() < bare)
-    text = _pick(BARE_WORDINGS if silent else WORDINGS, rng).format(s=_subject(items, rng), b=where)
-    return Caption(text, frozenset(i.kind for i in items), silent)
-
-
-def _subject(items: list[Item], rng: np.random.Generator) -> str:
-    phrases = [_noun(item, rng) for item in items]
-    if len(phrases) == 1:
-        return phrases[0] + _position(items[0], rng)
-    link = _pick((" and ", " and ", " next to ", " with "), rng)
-    return (", ".join(phrases[:-1]) if link == " and " else " and ".join(phrases[:-1])) + link + phrases[-1]
-
-
-def _noun(item: Item, rng: np.random.Generator) -> str:
-    name, draw = KIND_NAMES[item.kind], rng.random()
-    if draw < 0.15:
-        return name
-    if draw < 0.22:
-        return f"the {name}"
-    if draw < 0.37 and item.side < 72:
-        return f"{'' if name == 'grapes' else 'a '}small {name}"
-    if draw < 0.37 and item.side > 96:
-        return f"{'' if name == 'grapes' else 'a '}{_pick(('big', 'large'), rng)} {name}"
-    return article(name)
-
-
-def _position(item: Item, rng: np.random.Generator) -> str:
-    """Sometimes say where an off-centre object is."""
-    if rng.random() > 0.25:
-        return ""
-    dx, dy = item.x - SIZE / 2, item.y - SIZE / 2
-    if max(abs(dx), abs(dy)) < 9:
-        return " in the middle"
-    if abs(dx) > abs(dy):
-        return " on the left" if dx < 0 else " on the right"
-    return " at the top" if dy < 0 else " at the bottom"
-
-
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
+_speaker = Speaker(KIND_NAMES, BACKGROUNDS, SIZE, small=72, large=96, middle=9)
+caption, background_words = _speaker.caption, _speaker.background_words

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ..files import OPEN_CLIP
 from . import common, data, judge, words
+from .wording import Caption, article
 
 NAME = "bld_demo_clip"
 CONFIG = {"embed_dim": 64,
@@ -104,7 +105,7 @@ def prepare(pixels: np.ndarray, device: torch.device, size: int = 96) -> torch.T
     return (x - torch.tensor(MEAN, device=device).view(3, 1, 1)) / torch.tensor(STD, device=device).view(3, 1, 1)
 
 
-def targets(seen: list[data.Plan], said: list[data.Caption], spoken: list[int]) -> np.ndarray:
+def targets(seen: list[data.Plan], said: list[Caption], spoken: list[int]) -> np.ndarray:
     """Which captions are true of which views, bool (B, B): the named kinds show, and the background is the same."""
     out = np.zeros((len(seen), len(said)), bool)
     for i, scene in enumerate(seen):
@@ -187,7 +188,7 @@ def load() -> tuple[torch.nn.Module, object]:
 def top1(count: int, start: int = 30000) -> float:
     """Share of held-out single-object pictures whose kind is the best of all "a {kind}" prompts."""
     model, tokenizer = load()
-    texts = F.normalize(model.encode_text(tokenizer([data.article(k) for k in data.KIND_NAMES])), dim=1)
+    texts = F.normalize(model.encode_text(tokenizer([article(k) for k in data.KIND_NAMES])), dim=1)
     found = [i for i in range(start, start + 3 * count) if len(data.plan("test", i).items) == 1][:count]
     right = 0
     for part in np.array_split(np.asarray(found), max(1, count // 100)):

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ..files import SAMPLES
 from . import common, data, sampling
+from .wording import article
 
 EDITS = ("a fox", "a sunflower", "a panda", "an apple", "a rocket", "a turtle")
 
@@ -31,7 +32,7 @@ def generation(model: object, clip: object, vae: object, seed: int = 1) -> Image
     rng, prompts = np.random.default_rng(seed), []
     for kind in data.KIND_NAMES:
         background = data._draw_background(rng)
-        prompts.append(f"{data.article(kind)} {data.background_words(background, rng)}")
+        prompts.append(f"{article(kind)} {data.background_words(background, rng)}")
     return grid(list(sampling.decode(vae, sampling.sample(model, clip, prompts, seed))), 8)
 
 
