@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +32,11 @@ from host.server import PACKS, ROOT, Server
 
 METHODS = ("paste", "colour fit", "poisson", "decoder weights", "auto")
 SIZES = (128, 96, 160)
+PERIOD = 3 * 4 * 5 * 7  # edits this far apart have the same nodes, size and method
+KINDS = 30  # this many in a row use every method and node several times
 PROBE = {"bench-probe": ROOT / "bench" / "probe"}
+# The nodes of an edit that are ours, or run under our patch.
+OURS = {"cut", "resize", "dilate", "prune", "patch", "draw", "clip", "rank", "reconstruct", "put", "report"}
 Prompt = dict[str, Any]
 
 
@@ -41,36 +48,52 @@ def the_host() -> Host:
 
 
 def edit(number: int) -> Prompt:
-    """An edit of its own seed, mask, size and method, as the API takes it."""
+    """An edit of its own seed, mask, size, method and nodes, as the API takes it.
+
+    Some edits are of a crop, some prune their candidates, and some are drawn by ComfyUI's own sampler, so that every node of ours has its turn.
+    """
     chance = random.Random(number)
     side = SIZES[number % len(SIZES)]
     left, top, width, height = chance.randrange(0, side // 2), chance.randrange(0, side // 2), chance.randrange(6, side // 2), chance.randrange(6, side // 2)
     method = METHODS[number % len(METHODS)]
-    return {name: {"class_type": kind, "inputs": inputs} for name, kind, inputs in [
+    of_crop, pruned, by_host = number % 4 == 1, number % 3 == 1, number % 7 == 6
+    image, mask = (["cut", 0], ["cut", 1]) if of_crop else (["source", 0], ["mask", 0])
+    result = ["put", 0] if of_crop else ["reconstruct", 0]
+    drawing = {"seed": number, "steps": 4, "cfg": 4.0, "sampler_name": "ddim", "scheduler": "normal", "positive": ["positive", 0], "negative": ["negative", 0],
+               "latent_image": ["latent", 0], "denoise": 1.0}  # fmt: skip
+    ours = {"model": ["load", 0], "candidates": 4 if pruned else 2, "mask_schedule": ["dilate", 0], "background_noise": "every step", "chunk_size": 0,
+            "resample_steps": 0, "pixel_blend": 0.0, **({"pruning": ["prune", 0]} if pruned else {})}  # fmt: skip
+    nodes = [
         ("load", "LoadDemoModel", {}),
         ("picture", "LoadImage", {"image": "bld_demo_edit.png"}),
         ("source", "ImageScale", {"image": ["picture", 0], "upscale_method": "area", "width": side, "height": side, "crop": "disabled"}),
         ("black", "SolidMask", {"value": 0.0, "width": side, "height": side}),
         ("white", "SolidMask", {"value": 1.0, "width": width, "height": height}),
         ("mask", "MaskComposite", {"destination": ["black", 0], "source": ["white", 0], "x": left, "y": top, "operation": "add"}),
+        ("cut", "EditCutOut", {"image": ["source", 0], "mask": ["mask", 0], "context": 0.5, "size": 64, "multiple": 8}),
         ("positive", "CLIPTextEncode", {"clip": ["load", 1], "text": chance.choice(("a fox", "a sunflower", "a pizza"))}),
         ("negative", "CLIPTextEncode", {"clip": ["load", 1], "text": ""}),
-        ("latent", "VAEEncode", {"pixels": ["source", 0], "vae": ["load", 2]}),
-        ("resize", "LatentMaskResize", {"mask": ["mask", 0], "latent": ["latent", 0], "mode": "max", "threshold": 0.5, "invert": False}),
+        ("latent", "VAEEncode", {"pixels": image, "vae": ["load", 2]}),
+        ("resize", "LatentMaskResize", {"mask": mask, "latent": ["latent", 0], "mode": "max", "threshold": 0.5, "invert": False}),
         ("dilate", "ProgressiveMaskDilate", {"mask": ["resize", 0], "stages": 3, "growth": 1, "shape": "square", "takeover": 0.78, "spacing": "equal",
             "soft_edge": 0}),
-        ("draw", "BlendedLatentKSampler", {"model": ["load", 0], "seed": number, "steps": 4, "cfg": 4.0, "sampler_name": "ddim", "scheduler": "normal",
-            "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0], "denoise": 1.0, "candidates": 2,
-            "mask_schedule": ["dilate", 0], "background_noise": "every step", "chunk_size": 0, "resample_steps": 0, "pixel_blend": 0.0}),
-        ("decode", "VAEDecode", {"samples": ["draw", 0], "vae": ["load", 2]}),
         ("clip", "OpenClipLoader", {"clip_name": "bld_demo_clip.safetensors", "download": False}),
-        ("rank", "ClipRankBatch", {"images": ["decode", 0], "clip": ["clip", 0], "prompt": "a fox", "mask": ["mask", 0], "scope": "box", "scope.context": 0.5,
+        ("prune", "PruneCandidates", {"clip": ["clip", 0], "vae": ["load", 2], "prompt": "a fox", "mask": mask, "start": 0.15, "keep": 0.5, "rounds": 2,
+            "interval": 0.1, "at_least": 2, "scope": "box"}),
+        ("patch", "ApplyMaskSchedule", {"model": ["load", 0], "mask_schedule": ["dilate", 0], "source": ["latent", 0]}),
+        ("draw", "KSampler", drawing | {"model": ["patch", 0]}) if by_host else ("draw", "BlendedLatentKSampler", drawing | ours),
+        ("decode", "VAEDecode", {"samples": ["draw", 0], "vae": ["load", 2]}),
+        ("rank", "ClipRankBatch", {"images": ["decode", 0], "clip": ["clip", 0], "prompt": "a fox", "mask": mask, "scope": "box", "scope.context": 0.5,
             "top_k": 1, "negative_prompt": "", "latents": ["draw", 0]}),
-        ("reconstruct", "DecoderFinetuneReconstruct", {"samples": ["rank", 1], "vae": ["load", 2], "image": ["source", 0], "mask": ["mask", 0],
-            "method": method, **settings(method)}),
-        ("report", "EditReport", {"source": ["source", 0], "edited": ["reconstruct", 0], "mask": ["mask", 0]}),
-        ("save", "SaveImage", {"images": ["reconstruct", 0], "filename_prefix": f"edit_{number}"}),
-    ]}  # fmt: skip
+        ("reconstruct", "DecoderFinetuneReconstruct", {"samples": ["rank", 1], "vae": ["load", 2], "image": image, "mask": mask, "method": method,
+            **settings(method)}),
+        ("put", "EditPutBack", {"edited": ["reconstruct", 0], "where": ["cut", 2], "method": "paste", "method.feather": 0}),
+        ("report", "EditReport", {"source": ["source", 0], "edited": result, "mask": ["mask", 0]}),
+        ("told", "PreviewAny", {"source": ["report", 4]}),
+        ("save", "SaveImage", {"images": result, "filename_prefix": f"edit_{number}"}),
+    ]  # fmt: skip
+    # ComfyUI runs only what the last two need.
+    return {name: {"class_type": kind, "inputs": inputs} for name, kind, inputs in nodes}
 
 
 def settings(method: str) -> dict[str, Any]:
@@ -125,19 +148,20 @@ def many_edits(count: int) -> dict[str, Any]:
 
 
 def broken_edits(interrupts: int, faults: int, seed: int = 0) -> dict[str, Any]:
-    """Edits that are interrupted at random moments, or in which a call fails: the next one must come out as ever, and nothing stays behind."""
+    """Edits that are interrupted at a random moment of one of our nodes, or in which a call fails: the next must come out as ever, and nothing may be left."""
     chance = random.Random(seed)
     found: dict[str, Any] = {"wrong": [], "ended": {}}
     with serving() as server, Client(server.url) as client:
         client.run(edit(0))
         right = pixels(server, 0)
-        client.run(edit(3))
-        seconds = client.run(edit(1)).seconds  # of one that finds everything loaded
+        lasting = [spans(client, edit(number)) for number in range(KINDS)]
+        assert set().union(*lasting) == OURS
         clean = client.get("/probe")
         for trial in range(interrupts + faults):
-            number = 1000 + trial
+            number = PERIOD * (1 + trial // KINDS) + trial % KINDS
             if trial < interrupts:
-                what = interrupted(client, number, chance.uniform(0, seconds))
+                node, seconds = chance.choice(sorted(lasting[trial % KINDS].items()))
+                what = interrupted(client, number, node, chance.uniform(0, seconds))
             else:
                 fault = {"where": chance.choice(("model", "vae decode", "vae encode", "text encoder", "ranker")), "after": chance.randrange(8),
                          "kind": chance.choice(("error", "out of memory"))}  # fmt: skip
@@ -155,16 +179,29 @@ def broken_edits(interrupts: int, faults: int, seed: int = 0) -> dict[str, Any]:
     return found
 
 
-def interrupted(client: Client, number: int, after: float) -> str:
-    """Cancels an edit after some seconds; returns where it was."""
-    queued = client.queue(edit(number))
-    time.sleep(after)
-    client.interrupt()
+def spans(client: Client, prompt: Prompt) -> dict[str, float]:
+    """The seconds that each of our nodes takes, as far as it runs."""
+    starts: list[tuple[str | None, float]] = []
+    client.post("/free", {"free_memory": True})  # else it takes from its memory what another edit has in common
+    client.run(prompt, lambda event: starts.append((event.node, time.monotonic())) if event.type == "executing" else None)
+    return {node: end - start for (node, start), (_, end) in itertools.pairwise(starts) if node in OURS}
+
+
+def interrupted(client: Client, number: int, node: str, after: float) -> str:
+    """Cancels an edit some seconds after a node of it has started; returns where it ended."""
+    timer = threading.Timer(after, client.interrupt)
+    prompt = edit(number)
+    asked = f"interrupt in {prompt[node]['class_type']}"
+    client.post("/free", {"free_memory": True})
     try:
-        client.wait(queued)
+        client.run(prompt, lambda event: timer.start() if event.type == "executing" and event.node == node else None)
     except Interrupted as error:
-        return f"interrupted in {error.node_type}"
-    return "interrupted too late"
+        return f"{asked}: ended in {error.node_type}"
+    finally:
+        timer.cancel()
+        if timer.is_alive():
+            timer.join()  # it is just asking
+    return f"{asked}: too late"
 
 
 def failed(client: Client, number: int, fault: dict[str, Any]) -> str:
@@ -202,6 +239,40 @@ def kills(count: int, seed: int = 0) -> dict[str, Any]:
         assert process.is_running()
     print(f"{count} servers killed at random moments, started again, and not as ever: {wrong or 'none'}")
     return {"kills": count, "wrong": wrong}
+
+
+def setups(count: int, seed: int = 0) -> dict[str, Any]:
+    """Set-ups killed at random moments, each started again at once on the same cache folder: no process may be left, and the last must end well."""
+    chance, rows, left = random.Random(seed), {}, []
+    command = [sys.executable, "run.py", "test", "--fast", "tests/test_pages.py"]
+    with tempfile.TemporaryDirectory(prefix="bld-set-ups-") as folder:
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"XDG_CACHE_HOME": folder}
+        log = Path(folder) / "log"
+        for trial in range(1, count + 2):
+            killed = trial <= count
+            with log.open("wb") as output, subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT) as process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(chance.uniform(1, 60) if killed else None)
+                children = stopped(process) if process.poll() is None else []
+                process.kill()
+            gone, alive = psutil.wait_procs(children, 10)
+            rows[f"start {trial}"] = ["killed" if killed else f"ended with {process.returncode}", said(log), len(gone), len(alive)]
+            left += [words(one) for one in alive]
+    _table.show("set-up", {"how": "{}", "its last words": "{}", "processes that ended": "{}", "left": "{}"}, rows)
+    print(f"left: {left or 'none'}; the last start ended {'well' if process.returncode == 0 else 'badly'}")
+    return {"rows": rows, "left": left}
+
+
+def stopped(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes below one that is held, so that it can start no more."""
+    process.send_signal(signal.SIGSTOP)
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def said(log: Path) -> str:
+    """The last line of a log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip()[:60] for line in reversed(lines) if line.strip()), "")
 
 
 def shortages(count: int, seed: int = 0) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""How hard the pack is to break: odd inputs, many edits in a row, interrupts, failing calls, killed servers, and signals.
+"""How hard the pack is to break: odd inputs, many edits in a row, interrupts, failing calls, killed servers and set-ups, and signals.
 
-``python run.py bench endurance [--cases N] [--edits N] [--interrupts N] [--faults N] [--shortages N] [--kills N] [--signals] [--json FILE]``. 0 leaves
-a part out.
+``python run.py bench endurance [--cases N] [--edits N] [--interrupts N] [--faults N] [--shortages N] [--kills N] [--setups N] [--signals]
+[--json FILE]``. 0 leaves a part out.
 
 Odd inputs: `bench/odd`. A case ends in a right result, in one sentence that names an input, or, where ComfyUI's own nodes take the same inputs no
-better, as they do. Anything else is a finding; the command prints each one with its case. The other parts run on real servers, which hold the pack,
+better, as they do. Anything else is a finding; the command prints each one with its case. Most other parts run on real servers, which hold the pack,
 the demo model, and a probe that tells what the server holds and makes calls fail.
 """
 
@@ -52,6 +52,7 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
         "broken edits": lambda: (options.interrupts or options.faults) and _trials.broken_edits(options.interrupts, options.faults, options.seed),
         "shortages": lambda: options.shortages and _trials.shortages(options.shortages, options.seed),
         "kills": lambda: options.kills and _trials.kills(options.kills, options.seed),
+        "set-ups": lambda: options.setups and _trials.setups(options.setups, options.seed),
         "signals": lambda: options.signals and _trials.signals(),
     }
     figures = {}
@@ -71,6 +72,7 @@ def main() -> None:
         faults=(100, "edits in which a call fails"),
         shortages=(50, "edits that run out of memory"),
         kills=(10, "servers that are killed"),
+        setups=(0, "set-ups that are killed; they take gigabytes of downloads and of the temporary folder"),
         seed=(16, "another one gives other cases and moments"),
         signals="also end each command that starts a server by each signal",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import importlib
 import re
@@ -61,7 +63,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def held() -> dict[str, Any]:
-    """What the server holds now. `replaced`: functions that are others than when this was first asked."""
+    """What the server holds now. `replaced`: functions that are others than when this was first asked. What is free goes back to the system first."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps more and more of it otherwise, in pieces
     now = dict(functions())
     for place, identity in now.items():
         STARTED.setdefault(place, identity)
