@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -155,10 +155,10 @@ class Server:
     def _check_packs(self) -> None:
         with LOCAL.open(f"{self.url}/object_info", timeout=60) as answer:
             modules = {node.get("python_module") for node in json.load(answer).values()}
-        for name, folder in self.packs.items():
-            if f"custom_nodes.{name}" not in modules:
-                raise HostError(f"ComfyUI did not load the node pack {name} ({folder}). Its log says:\n"
-                                f"{failure_lines(self.log(), name)}")
+        missing = {name: folder for name, folder in self.packs.items() if f"custom_nodes.{name}" not in modules}
+        if missing:
+            named = ", ".join(f"{name} ({folder})" for name, folder in missing.items())
+            raise HostError(f"ComfyUI did not load every node pack. Missing: {named}. Its log says:\n{failure_lines(self.log(), missing)}")
 
 
 @contextmanager
@@ -231,8 +231,8 @@ def log_tail(log: str, lines: int = 40) -> str:
     return "\n".join("    " + line for line in log.strip().splitlines()[-lines:]) or "    (nothing)"
 
 
-def failure_lines(log: str, pack: str) -> str:
-    """The lines of a log that tell why a pack did not load: tracebacks and warnings, or else its end."""
+def failure_lines(log: str, packs: Iterable[str]) -> str:
+    """The lines of a log that tell why packs did not load: tracebacks and warnings, or else its end."""
     kept: list[str] = []
     inside = False
     for line in log.splitlines():
@@ -242,4 +242,4 @@ def failure_lines(log: str, pack: str) -> str:
         elif inside:
             kept.append(line)
             inside = line.startswith(" ") or not line.strip()
-    return log_tail("\n".join(kept), 60) if any(pack in line for line in kept) else log_tail(log)
+    return log_tail("\n".join(kept), 100) if any(pack in line for pack in packs for line in kept) else log_tail(log)

@@ -438,9 +438,9 @@ def test_a_failed_packs_lines_are_found_in_a_long_log():
     log = "\n".join(["noise"] * 100 + ["[WARNING] Traceback (most recent call last):", '  File "x.py", line 1', "    boom",
                                        "ValueError: why", "", "Cannot import /c/my-pack module for custom nodes: why"]
                     + ["noise"] * 100)
-    lines = server.failure_lines(log, "my-pack")
+    lines = server.failure_lines(log, ["my-pack"])
     assert "ValueError: why" in lines and "Cannot import" in lines and "noise" not in lines
-    assert "noise" in server.failure_lines("noise\nnoise", "my-pack")
+    assert "noise" in server.failure_lines("noise\nnoise", ["my-pack"])
 
 
 # -- workflows to prompts -------------------------------------------------------------------------------------------

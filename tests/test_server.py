@@ -188,16 +188,21 @@ def test_a_run_that_takes_too_long_is_given_up(connected):
     assert connected.run(prompt(0, seed=9), timeout=15).executed == ["1", "2"]
 
 
-@pytest.mark.parametrize("code, why", [
-    ("import this_module_is_not_there", "No module named 'this_module_is_not_there'"),
-    ("def broken(:", "SyntaxError"),
-    ("async def comfy_entrypoint():\n    raise ValueError('cannot list my nodes')", "cannot list my nodes"),
-    ("x = 1", "due to the lack of NODE_CLASS_MAPPINGS or comfy_entrypoint"),
-])
-def test_a_pack_that_does_not_load_is_an_error_with_its_log_lines(open_server, tmp_path, code, why):
+BROKEN = {
+    "imports-nothing": ("import this_module_is_not_there", "No module named 'this_module_is_not_there'"),
+    "no-python": ("def broken(:", "SyntaxError"),
+    "no-list": ("async def comfy_entrypoint():\n    raise ValueError('cannot list my nodes')", "cannot list my nodes"),
+    "no-nodes": ("x = 1", "due to the lack of NODE_CLASS_MAPPINGS or comfy_entrypoint"),
+}
+
+
+def test_packs_that_do_not_load_are_an_error_with_their_log_lines(open_server, tmp_path):
+    packs = {name: write_pack(tmp_path / name, code) for name, (code, _) in BROKEN.items()}
     with pytest.raises(HostError) as info:
-        open_server(packs={"broken-pack": write_pack(tmp_path / "broken", code)}).__enter__()
-    assert "ComfyUI did not load the node pack broken-pack" in str(info.value) and why in str(info.value)
+        open_server(packs={"sound": write_pack(tmp_path / "sound", STUB), **packs}).__enter__()
+    told = str(info.value)
+    assert all(f"{name} ({folder})" in told for name, folder in packs.items()) and "sound" not in told.partition("Its log says")[0]
+    assert all(why in told for _, why in BROKEN.values())
 
 
 def test_a_server_that_cannot_start_is_an_error_with_its_log(open_server):
