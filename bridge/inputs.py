@@ -87,7 +87,7 @@ def expected(declared: io.Input, value: object) -> str | None:
     """What the value must be, in words, where it is something else. The samples of a LATENT are left to `checks`, which knows more kinds."""
     match declared:
         case io.Int.Input():
-            right = isinstance(value, numbers.Integral) and declared.min <= value <= declared.max
+            right = isinstance(value, numbers.Integral) and not isinstance(value, bool) and declared.min <= value <= declared.max
             return None if right else f"a whole number from {declared.min} to {declared.max}"
         case io.Float.Input():
             right = isinstance(value, numbers.Real) and declared.min <= value <= declared.max

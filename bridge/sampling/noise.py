@@ -11,7 +11,7 @@ from torch import Tensor
 from ...bld.blending import NoiseDraws, fresh_noise_gain, noise_again
 from ...bld.schedule import ROUNDING, route
 from ..comfy_internals import Blend, is_stochastic, mixing_factors, sampler_noise
-from .replay import Replay, Stopped
+from .replay import Replay, Stopped, random_state_kept
 
 
 class FreshBackground(Blend):
@@ -91,7 +91,8 @@ def blending_sampler(name: str, seeds: list[int], draws: NoiseDraws, fresh: bool
                 callback({**now, "i": done + now["i"]})
 
             try:
-                x = sampler.sampler_function(blend, x, part, callback=callback_of_part, **options)
+                with random_state_kept(x.device):  # heunpp2 draws noise that it has no use for
+                    x = sampler.sampler_function(blend, x, part, callback=callback_of_part, **options)
             except Stopped as stopped:
                 return stopped.prediction
             at, done = end, done + end - start

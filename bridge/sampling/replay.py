@@ -7,6 +7,7 @@ so a later run starts over with the answers that are known and asks the model on
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -79,7 +80,12 @@ class Replay:
         if shown:
             model_options = with_post_cfg_functions(model_options, [*post_cfg_functions(model_options), look])
         # Some patches (HyperTile, Token Merging) draw from the global generator. They draw the same for each candidate in whatever chunk.
-        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        with random_state_kept(x.device):
             torch.manual_seed(self.calls)
             answer["prediction"] = self.guider(x, sigma, model_options=model_options, seed=seed)
         return answer
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Gives the global random state back as it was, on the CPU and on this device."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])

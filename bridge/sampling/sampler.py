@@ -31,6 +31,9 @@ from .seeds import with_seeds
 from .stages import KEY, with_schedule
 from .steps import Steps
 
+# 10,000 steps with denoise 0.01, the finest that widgets allow.
+MOST_LEVELS = 1_000_000
+
 
 def sample_candidates(
     model: ModelPatcher,
@@ -141,8 +144,11 @@ def masks_of(latent: dict, source: Tensor, mask: Tensor | None, schedule: MaskSc
 def levels(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, denoise: float) -> Tensor:
     """The sigmas of the run, (steps + 1,), as ComfyUI's KSampler has them; empty for denoise 0.
 
-    Raises ValueError for a scheduler that cannot make so few steps (kl_optimal for 1).
+    Raises ValueError for a scheduler that cannot make so few steps (kl_optimal for 1), and for a denoise so small that ComfyUI, which
+    makes steps / denoise levels and takes the last of them, would find no memory for them.
     """
+    if 0 < denoise < steps / MOST_LEVELS:
+        raise ValueError(f"denoise is {denoise:g}, which is too small for {steps} steps: use 0, or {steps / MOST_LEVELS:g} and more.")
     sigmas = comfy.samplers.KSampler(
         model, steps=steps, device=model.load_device, sampler=sampler_name, scheduler=scheduler, denoise=denoise, model_options=model.model_options
     ).sigmas
