@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -46,6 +46,22 @@ def peak() -> Iterator[list[int]]:
     finally:
         done.set()
         watcher.join()
+
+
+@contextmanager
+def at_most(size: int, pid: int | None = None) -> Iterator[None]:
+    """Inside, a process (this one without a pid) may take `size` bytes beyond what it has; more is an error there. Where the system has such limits."""
+    process = psutil.Process(pid)
+    if not hasattr(process, "rlimit"):
+        yield
+        return
+    limits = process.rlimit(psutil.RLIMIT_AS)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + size, limits[1]))
+    try:
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.rlimit(psutil.RLIMIT_AS, limits)
 
 
 @contextmanager

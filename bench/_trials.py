@@ -24,6 +24,7 @@ import psutil
 from PIL import Image
 
 from bench import _table
+from bench._process import at_most
 from host import HostError
 from host.client import Client, ConnectionLost, ExecutionFailed, Interrupted
 from host.demo import INPUTS
@@ -300,15 +301,11 @@ def shortages(count: int, seed: int = 0) -> dict[str, Any]:
 def starved(server: Server, client: Client, number: int, spare: int) -> str:
     """Runs an edit with fresh models in a process that gets no more than so many bytes; returns how it ended."""
     client.post("/free", {"unload_models": True, "free_memory": True})
-    process, endless = psutil.Process(server.pid), (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY)
-    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + spare, psutil.RLIM_INFINITY))
     try:
-        client.run(edit(number))
+        with at_most(spare, server.pid):
+            client.run(edit(number))
     except ExecutionFailed as error:
         return f"failed in {error.node_type}"
-    finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.rlimit(psutil.RLIMIT_AS, endless)
     return "went on"
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import _table, _trials
 from bench._command import benchmark
+from bench._process import at_most
 from bench.odd.cases import all_cases
 from bench.odd.rules import BY_HOST, REFUSED, RIGHT
 from bench.odd.survey import survey
@@ -28,13 +29,17 @@ SHARES = dict.fromkeys(all_cases(), 6.0) | {
 }  # fmt: skip
 
 
+MEMORY = 20 * 2**30  # bytes that odd inputs may take; without a limit, what asks for more takes the machine down
+
+
 def odd_inputs(count: int, seed: int) -> dict[str, Any]:
     """The table of the odd inputs."""
     endings = (RIGHT, REFUSED, BY_HOST, "findings")
     rows, all_found, total = {}, [], sum(SHARES.values())
     for name, share in SHARES.items():
         start = time.monotonic()
-        found, findings = survey(name, max(1, round(count * share / total)), seed)
+        with at_most(MEMORY):
+            found, findings = survey(name, max(1, round(count * share / total)), seed)
         rows[name] = [sum(found.values()), *(found[ending] for ending in endings), time.monotonic() - start]
         all_found += findings
     rows["together"] = [sum(row[i] for row in rows.values()) for i in range(len(endings) + 2)]

@@ -579,6 +579,14 @@ def test_without_open_clip_the_node_says_what_to_install(folder, monkeypatch):
         clips.tags.cache_clear()
 
 
+def test_an_open_clip_that_unpickles_what_it_loads_is_refused(folder, monkeypatch):
+    """As open_clip_torch before 3.0 does."""
+    monkeypatch.setattr(open_clip, "create_model", lambda model_name, pretrained=None, **model_kwargs: None)
+    monkeypatch.setattr(open_clip, "__version__", "2.26.1")
+    with pytest.raises(ImportError, match=r"needs open_clip_torch 3\.0 or newer, but 2\.26\.1 is installed"):
+        load(clips.PAPER, download=True)
+
+
 START = """
 import asyncio, json, sys
 pack, broken = sys.argv[1:]

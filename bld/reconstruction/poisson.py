@@ -97,7 +97,7 @@ def laplacian(region: np.ndarray) -> scipy.sparse.csr_array:
     there = np.concatenate([number[:, 1:][across], number[1:][down]])
     degree = neighbour_sum(np.ones(region.shape))[region]
     pairs = scipy.sparse.coo_array((np.ones(len(here)), (here, there)), shape=2 * degree.shape).tocsr()
-    return (scipy.sparse.diags_array(degree) - pairs - pairs.T).tocsr()
+    return (scipy.sparse.dia_array((degree[None], 0), shape=pairs.shape) - pairs - pairs.T).tocsr()
 
 
 def multigrid(matrix: scipy.sparse.csr_array, region: np.ndarray) -> Linear:

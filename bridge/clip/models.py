@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -63,13 +64,20 @@ def files() -> list[str]:
 def open_clip() -> ModuleType:
     """The open_clip package. Raises ImportError that says what is wrong with it and what to do."""
     try:
-        return importlib.import_module("open_clip")
+        library = importlib.import_module("open_clip")
     except Exception as error:  # also what a package below it raises: a torchvision that was built for another torch raises RuntimeError
         if getattr(error, "name", None) == "open_clip":
             said = "needs the open_clip package: run `pip install open_clip_torch` in ComfyUI's Python"
         else:
             said = f"can't import open_clip: {shorten(str(error), 180, placeholder=' ...')}. Reinstall the package at fault in ComfyUI's Python"
         raise ImportError(f"Load OpenCLIP {said}, then restart ComfyUI.") from error
+    # Older ones unpickle whatever a file of weights holds.
+    if "weights_only" not in inspect.signature(library.create_model).parameters:
+        raise ImportError(
+            f"Load OpenCLIP needs open_clip_torch 3.0 or newer, but {library.__version__} is installed: run `pip install -U open_clip_torch` in ComfyUI's "
+            "Python, then restart ComfyUI."
+        )
+    return library
 
 
 @cache
