@@ -4,7 +4,7 @@
 
 NAME is an example or `blueprint`; without one, all are made.
 
-Each is opened in both of the frontend's renderers, before and after a run, and every node gets the room that it takes at most.
+Each is opened in both of the frontend's renderers, before, during and after a run, and every node gets the room that it takes at most.
 """
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ MEASURE = """() => Object.fromEntries(app.canvas.graph.nodes.map(n => [n.id, {
     inputs: (n.inputs ?? []).map((_, i) => n.getInputPos(i)[1] - n.pos[1]),
     outputs: (n.outputs ?? []).map((_, i) => n.getOutputPos(i)[1] - n.pos[1]),
 }]))"""
-# Few steps: how much room a node takes does not depend on them.
-HURRY = """() => {
+# Few steps: how much room a node takes does not depend on them. Another seed: ComfyUI samples nothing twice.
+HURRY = """seed => {
     for (const node of [app.rootGraph, ...app.rootGraph.subgraphs.values()].flatMap(graph => graph.nodes))
-        for (const widget of node.widgets ?? []) widget.value = {steps: 4, 'method.iterations': 1, quality: 'quick'}[widget.name] ?? widget.value
+        for (const widget of node.widgets ?? []) widget.value = {seed, steps: 12, 'method.iterations': 1, quality: 'quick'}[widget.name] ?? widget.value
 }"""
 # What the frontend writes into a file that depends on who saved it.
 PASSING = {"cnr_id", "ver", "aux_id"}
@@ -130,7 +130,7 @@ def compose(ui: Ui, name: str) -> Json:
         ui.load(workflow)
         room.take(ui)
         if name != NEEDS_A_CHECKPOINT:
-            room.take_after_run(ui)
+            room.take_of_run(ui, seed=int(vue))
     layout.lay_out(workflow, groups, room.sizes, room.slots)
     return workflow
 
@@ -144,16 +144,17 @@ class Room:
 
     def take(self, ui: Ui) -> None:
         """Look at the nodes as they are drawn now."""
-        ui.page.wait_for_timeout(1500)
+        ui.settle()
         for key, found in ui.page.evaluate(MEASURE).items():
             width, height = self.sizes[int(key)]
             self.sizes[int(key)] = max(width, found["size"][0]), max(height, 10 * -(-found["size"][1] // 10))
             self.slots[int(key)] = layout.Slots(found["inputs"], found["outputs"])
 
-    def take_after_run(self, ui: Ui) -> None:
-        """Look at them after a run."""
-        ui.page.evaluate(HURRY)
-        ui.run()
+    def take_of_run(self, ui: Ui, seed: int) -> None:
+        """Look at them during a run, with a live preview, and after it."""
+        ui.page.evaluate(HURRY, seed)
+        ui.set("Comfy.Execution.PreviewMethod", "latent2rgb")
+        ui.run(during=lambda: self.take(ui))
         self.take(ui)
 
 
@@ -173,7 +174,7 @@ def blueprint(ui: Ui) -> Json:
         build(ui, EXAMPLES["one_node"](), draft)
         ui.enter(examples.BLUEPRINT)
         room.take(ui)
-        room.take_after_run(ui)
+        room.take_of_run(ui, seed=int(vue))
     return inside.blueprint(room)
 
 

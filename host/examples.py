@@ -77,18 +77,14 @@ def encoded(**more: Node) -> dict[str, Node]:
             "negative": node("CLIPTextEncode", "Negative prompt", clip="@load.CLIP", text=""), **more}  # fmt: skip
 
 
-def resize(mask: str = "@picture.MASK", **inputs: str) -> dict[str, Node]:
-    """A column: the mask at latent size."""
-    return {"resize": node("LatentMaskResize", mask=mask, latent="@encode.LATENT", **inputs)}
+def resize(mask: str = "@picture.MASK", image: str = "@picture.IMAGE") -> dict[str, Node]:
+    """A column: the mask at latent size, shown on the picture."""
+    return {"resize": node("LatentMaskResize", mask=mask, latent="@encode.LATENT", image=image)}
 
 
-def shrink(**inputs: str) -> dict[str, Node]:
-    """The masks of the stages."""
-    return {"shrink": node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", stages=3, growth=1, takeover=0.78, **inputs)}
-
-
-# Nodes that show masks show them on this picture.
-ON_PICTURE = {"image": "@picture.IMAGE"}
+def shrink(image: str = "@picture.IMAGE") -> dict[str, Node]:
+    """The masks of the stages, shown on the picture."""
+    return {"shrink": node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", stages=3, growth=1, takeover=0.78, image=image)}
 
 
 def sampler(title: str = "", **inputs: Any) -> Node:
@@ -166,8 +162,8 @@ the decoder is tuned until the background of the best one is yours again.
 {own}"""
     return [
         source(file, text, told, model),
-        Step("Prepare picture, prompt and mask", [encoded(), resize(**ON_PICTURE)]),
-        Step("Sample candidates while the mask shrinks", [shrink(**ON_PICTURE), {"sample": sampler(mask_schedule="@shrink.schedule", **settings)}]),
+        Step("Prepare picture, prompt and mask", [encoded(), resize()]),
+        Step("Sample candidates while the mask shrinks", [shrink(), {"sample": sampler(mask_schedule="@shrink.schedule", **settings)}]),
         ranking("masked"),
         finish(),
         outcome("edit"),
@@ -200,9 +196,9 @@ The edit fills whole latent pixels, which are wider than the stroke. *Grow Mask*
 **Change first:** the stroke ({PAINT}), the prompt, and *stages* of *Progressive Mask Dilate*."""
     return [
         source("bld_demo_stroke.png", "a rainbow", told),
-        Step("Prepare picture, prompt and mask", [encoded(), resize(**ON_PICTURE)]),
+        Step("Prepare picture, prompt and mask", [encoded(), resize()]),
         Step("Sample the same seeds twice: under the thin mask, and under one that shrinks to it", [
-            shrink(**ON_PICTURE) | {"thin": sampler("Without shrinking", seed=RAINBOW, candidates=4, mask="@resize.mask")},
+            shrink() | {"thin": sampler("Without shrinking", seed=RAINBOW, candidates=4, mask="@resize.mask")},
             {"sample": sampler("With shrinking", seed=RAINBOW, candidates=4, mask_schedule="@shrink.schedule"),
              "decode thin": node("VAEDecode", samples="@thin.latent", vae="@load.VAE")}]),
         Step("Look at both, and keep the shrinking one", [
@@ -289,8 +285,9 @@ was trained for."""
     return [
         source("bld_demo_large.png", "a gift", told),
         Step("Cut out what the edit needs to see", [{"cut": cut}]),
-        Step("Prepare crop, prompt and mask", [encoded(encode=node("VAEEncode", pixels="@cut.image", vae="@load.VAE")), resize("@cut.mask")]),
-        Step("Sample 4 candidates while the mask shrinks", [shrink(), {"sample": sampler(candidates=4, mask_schedule="@shrink.schedule")}]),
+        Step("Prepare crop, prompt and mask", [encoded(encode=node("VAEEncode", pixels="@cut.image", vae="@load.VAE")), resize("@cut.mask", "@cut.image")]),
+        Step("Sample 4 candidates while the mask shrinks", [
+            shrink("@cut.image"), {"sample": sampler(candidates=4, mask_schedule="@shrink.schedule")}]),
         ranking("masked", "@cut.mask"),
         finish(image="@cut.image", mask="@cut.mask"),
         Step("Put it back into the whole picture", [{"back": node("EditPutBack", width=WIDE, edited="@restore.image", where="@cut.where", method="paste")}]),
@@ -438,12 +435,12 @@ def blueprint() -> Graph:
             {"encode": encode,
              "words": node("PrimitiveStringMultiline", "What you want to see inside the mask", value="@in.prompt"),
              "quality": node("CustomCombo", "Quality", option1="quick", option2="balanced", option3="best", choice="@in.quality")},
-            {"resize": node("LatentMaskResize", mask="@in.mask", latent="@encode.LATENT"),
-             "quick": is_chosen("quick"), "best": is_chosen("best"),
-             "positive": node("CLIPTextEncode", "Prompt", clip="@in.clip", text="@words.STRING"),
-             "negative": node("CLIPTextEncode", "Negative prompt", clip="@in.clip", text="")}]),
+            resize("@in.mask", "@in.image") | {
+                "quick": is_chosen("quick"), "best": is_chosen("best"),
+                "positive": node("CLIPTextEncode", "Prompt", clip="@in.clip", text="@words.STRING"),
+                "negative": node("CLIPTextEncode", "Negative prompt", clip="@in.clip", text="")}]),
         Step("Sample candidates while the mask shrinks", [
-            shrink() | {"steps": by_quality("Sampling steps", 12, 20, 50), "fit": by_quality("Reconstruction steps", 10, 20, 75)},
+            shrink("@in.image") | {"steps": by_quality("Sampling steps", 12, 20, 50), "fit": by_quality("Reconstruction steps", 10, 20, 75)},
             {"sample": sampler(model="@in.model", steps="@steps.INT", cfg="@in.cfg", seed="@in.seed", scheduler="normal", candidates="@in.candidates",
                                mask_schedule="@shrink.schedule")}]),
         Step("Rank them, best first", [

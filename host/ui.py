@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from host.server import LOCAL, PACK
@@ -12,7 +14,12 @@ Json = dict[str, Any]
 # ComfyUI's own page looks for files that a user may have made and for help in the user's language, and touches its graph too early.
 ITS_OWN = ("/userdata", "/user.css", "/en.md", "/favicon.ico", "graph accessed before initialization")
 
-SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark"}
+SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", "Comfy.Execution.PreviewMethod": "default"}
+# Counts the live previews of the coming run.
+COUNT_PREVIEWS = """() => {
+    if (window.previews === undefined) window.comfyAPI.api.api.addEventListener('b_preview', () => window.previews++)
+    window.previews = 0
+}"""
 # Does what the Templates list does. To load the page takes ten times as long.
 OPEN = """async ({name, path, settings}) => {
     const {setting, command} = app.extensionManager
@@ -71,11 +78,12 @@ RESULTS = "[...document.querySelectorAll('[data-testid=result-item]')].map(item 
 
 
 class Ui:
-    """One tab. `complaints` are the errors that its console has shown since it opened."""
+    """One tab. `complaints` are the errors that its console has shown since it opened; `shots` is where pictures of the screen are kept, if anywhere."""
 
     def __init__(self, page: Any, url: str) -> None:
         self.page = page
         self.url = url
+        self.shots: Path | None = None
         self.complaints: list[str] = []
         self._loaded = False
         page.set_default_timeout(120_000)  # a busy machine takes long to load the page
@@ -168,11 +176,18 @@ class Ui:
         """Press the Run button."""
         self.page.get_by_test_id("queue-button").first.click()
 
-    def run(self, timeout: float = 300, press: Any = None) -> Json:
-        """Press Run, or the button `press`, and wait for the end; returns the server's record of the run. Raises TimeoutError."""
+    def run(self, timeout: float = 300, press: Any = None, during: Callable[[], None] | None = None) -> Json:
+        """Press Run, or the button `press`, and wait for the end; returns the server's record of the run. Raises TimeoutError.
+
+        during: called once the run has sent a live preview, so it must send some.
+        """
+        self.page.evaluate(COUNT_PREVIEWS)
         with self.page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")) as sent:
             press.click() if press else self.press_run()
         prompt_id = sent.value.json()["prompt_id"]
+        if during:
+            self.page.wait_for_function("() => window.previews > 0")
+            during()
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             done = self._get(f"/history/{prompt_id}")
@@ -185,6 +200,11 @@ class Ui:
     def settle(self) -> None:
         """Wait until everything is drawn and in its place."""
         self.page.evaluate(CALM)
+
+    def keep(self, state: str = "") -> None:
+        """Keep a picture of the screen as it is now, for a person to look at."""
+        if self.shots:
+            self.page.screenshot(path=f"{self.shots}{state and ', '}{state}.png")
 
     def overlaps(self) -> list[list[str]]:
         """The pairs of nodes that cover each other."""

@@ -68,7 +68,7 @@ function createComparison(node) {
   after.onload = () => frame.style.setProperty("--ratio", after.naturalWidth / after.naturalHeight);
 
   function draw() {
-    const { files, figures: measured, number, run } = pages[page];
+    const { files, figures: measured, place, count, run } = pages[page];
     const known = layers();
     const shown = Object.keys(known).filter((key) => files[key]);
     if (!shown.includes(layer)) layer = shown[0];
@@ -86,7 +86,7 @@ function createComparison(node) {
     after.src = fileUrl(files.result);
     before.src = fileUrl(files[layer]);
     name.textContent = known[layer][0];
-    pager.replaceChildren(...(pages.length > 1 ? [turn("‹", -1), t("{place} of {count}", { place: number, count: run.count }), turn("›", 1)] : []));
+    pager.replaceChildren(...(pages.length > 1 ? [turn("‹", -1), t("{place} of {count}", { place, count }), turn("›", 1)] : []));
     figures.replaceChildren(...rows(measured));
     cost.textContent = run.method ? `${run.method}, ${run.seconds.toFixed(run.seconds < 10 ? 1 : 0)} s` : "";
     cost.title = run.report ?? "";
@@ -118,7 +118,10 @@ function createComparison(node) {
     height: () => (whole.dataset.state === "empty" ? EMPTY_HEIGHT : HEIGHT),
 
     show(runs) {
-      pages = runs.flatMap((run) => run.pictures.map((picture) => ({ ...picture, run })));
+      // Of a list, each entry is a run of its own; of a large batch, not every picture is shown.
+      const count = runs.reduce((sum, run) => sum + run.count, 0);
+      const before = runs.map((_, i) => runs.slice(0, i).reduce((sum, run) => sum + run.count, 0));
+      pages = runs.flatMap((run, i) => run.pictures.map((picture) => ({ ...picture, place: before[i] + picture.number, count, run })));
       page = Math.min(page, pages.length - 1);
       turnTo("done");
       draw();

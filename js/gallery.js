@@ -87,14 +87,14 @@ class Gallery {
   // --- Looks ---
 
   #tile(candidate, place) {
-    const { score, index, out, size, tile } = candidate;
+    const { score, index, out, seed, size, tile } = candidate;
     const [width, height] = size;
     const made = element(
       "div",
       { className: "bld-gallery-tile", role: "option", tabIndex: place ? -1 : 0, ariaLabel: t("Rank {rank}, candidate {index}, score {score}", { rank: place + 1, index, score: shortly(score) }) },
       element("img", { src: fileUrl(tile), alt: "", loading: "lazy", decoding: "async", draggable: false, style: { aspectRatio: `${width} / ${height}` } }),
       element("span", { className: "bld-gallery-badge" }),
-      element("span", { className: "bld-gallery-label" }, element("b", {}, `${place + 1}`), element("span", {}, shortly(score))),
+      element("span", { className: "bld-gallery-label" }, element("b", {}, `${place + 1}`), element("span", {}, shortly(score)), seed === null ? null : element("small", {}, seed)),
     );
     made.classList.toggle("bld-out", out !== "");
     let before = [];
@@ -154,7 +154,7 @@ class Gallery {
     return element("button", { className, title, onclick, textContent: text });
   }
 
-  /** What a score is made of: a bar for each part, to the right if it raises the score. */
+  /** What a score is made of: a bar for each part, green if it raises the score, red if it lowers it. */
   #details({ index, score, seed, parts, out }, place) {
     const most = Math.max(...parts.map(({ value, weight }) => Math.abs(value * weight)), 1e-9);
     const rows = parts.map(({ name, value, weight }) => {

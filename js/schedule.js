@@ -20,13 +20,17 @@ function createSchedule(node) {
     const last = shares.length - 1;
     const ends = shares.map((_, i) => shares.slice(0, i + 1).reduce((sum, share) => sum + share, 0));
     const reach = (i) => (last - i) * valueOf(node, "growth");
+    // Only what is one latent pixel thin grows by all of it; how far the rest does, a run tells.
+    const isAtMost = valueOf(node, "where") === "thin parts";
     const span = (i) => t("{start} to {end} of the schedule", { start: inPercent(ends[i - 1] ?? 0), end: inPercent(ends[i]) });
     bar.drawStages(
       shares,
-      shares.map((_, i) => (i === last ? t("mask") : asked ? `+${reach(i)}` : `${i + 1}`)),
+      shares.map((_, i) => (i === last ? t("mask") : asked ? `${isAtMost ? "≤" : "+"}${reach(i)}` : `${i + 1}`)),
       shares.map((_, i) => {
         if (i === last) return t("Your mask: {span}", { span: span(i) });
-        return asked ? t("{reach} latent pixels beyond your mask: {span}", { reach: reach(i), span: span(i) }) : span(i);
+        if (!asked) return span(i);
+        const values = { reach: reach(i), span: span(i) };
+        return isAtMost ? t("At most {reach} latent pixels beyond the thin parts of your mask: {span}", values) : t("{reach} latent pixels beyond your mask: {span}", values);
       }),
     );
     bar.say(last > 0 ? t("your mask from {start}", { start: inPercent(ends[last - 1]) }) : t("your mask throughout"));

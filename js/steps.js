@@ -16,7 +16,9 @@ function createRun(node) {
   const bar = createBar();
   let run;
 
+  // One stage without a schedule; undefined where only a run can tell.
   const asked = () => {
+    if (!isLinked(node, "mask_schedule")) return [1];
     const [schedule] = nodesBefore(node, ["mask_schedule"]);
     return schedule?.constructor.comfyClass === "ProgressiveMaskDilate" ? sharesAsked(schedule) : undefined;
   };
@@ -30,8 +32,7 @@ function createRun(node) {
     const shares = asked();
     bar.drawMark(undefined);
     if (!run || isStale(shares)) {
-      const known = shares ?? [1];
-      bar.drawStages(known, known.map(() => ""), known.map(inPercent));
+      bar.drawStages(shares ?? [], (shares ?? []).map(() => ""), (shares ?? []).map(inPercent));
       bar.drawSteps([], []);
       return bar.say(t("Run to see the steps."));
     }

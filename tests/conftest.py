@@ -130,11 +130,11 @@ def tab(chromium: Any, server: Any) -> Iterator[Any]:
 def ui(tab: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The one tab of a file's tests: most of their time would go into loading the page. It ends in a picture of the screen under output/screenshots."""
     tab.complaints.clear()
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.shots = SHOTS / re.sub(r"[^\w-]+", "_", request.node.name).strip("_")
     failed = request.session.testsfailed
     yield tab
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w-]+", "_", request.node.name).strip("_")
-    tab.page.screenshot(path=SHOTS / f"{name}.png")
+    tab.keep()
     if request.session.testsfailed > failed:
         tab.renew()
 

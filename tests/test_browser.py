@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -22,13 +23,41 @@ def faults(ui) -> dict[str, list]:
     return {what: those for what, those in found.items() if those}
 
 
-def show_all_is_well(ui, when: str) -> None:
-    """The open graph and what is inside its blueprint are laid out well."""
+def show_all_is_well(ui, when: str, vue: bool) -> None:
+    """The open graph and what is inside its blueprint are laid out well in one renderer."""
+    ui.show_renderer(vue)
+    when = f"{when}, {'Nodes 2.0' if vue else 'classic'}"
     assert faults(ui) == {}, when
+    ui.keep(when)
     if examples.BLUEPRINT in ui.titles():
         ui.enter(examples.BLUEPRINT)
         assert faults(ui) == {}, f"{when}, inside the blueprint"
         ui.leave()
+
+
+def show_no_node_is_covered(ui, when: str, vue: bool) -> None:
+    """No node covers another in one renderer, and the console complains of nothing."""
+    ui.show_renderer(vue)
+    assert ui.overlaps() == [] and ui.complaints == [], f"{when}, {vue=}"
+    ui.keep(f"{when}, {'Nodes 2.0' if vue else 'classic'}")
+
+
+# The demo model and its picture in the places of a checkpoint and another picture, which no test has.
+WITH_THE_DEMO = """() => {
+    const node = kind => app.graph.nodes.find(n => n.type === kind)
+    const set = (node, name, value) => { node.widgets.find(w => w.name === name).value = value }
+    const checkpoint = node("CheckpointLoaderSimple"), demo = LiteGraph.createNode("LoadDemoModel")
+    app.graph.add(demo)
+    demo.pos = [...checkpoint.pos]
+    demo.size = [...checkpoint.size]
+    for (const [slot, { links }] of checkpoint.outputs.entries())
+        for (const { target_id, target_slot } of (links ?? []).map(id => app.graph.getLink(id)))
+            demo.connect(slot, app.graph.getNodeById(target_id), target_slot)
+    app.graph.remove(checkpoint)
+    set(node("LoadImage"), "image", "bld_demo_edit.png")
+    set(node("OpenClipLoader"), "clip_name", "bld_demo_clip.safetensors")
+    set(node("BlendedLatentKSampler"), "steps", 10)
+}"""
 
 
 def show_pictures(ui) -> None:
@@ -45,15 +74,17 @@ def test_an_example_opens_and_runs_well_in_both_renderers(ui, client, name):
     ui.open(name)
     assert ui.missing_nodes() == []
     assert without_titles(ui.prompt()) == without_titles(client.prompt(workflow(name))), "our client sends what the browser sends"
-    show_all_is_well(ui, "before a run")
-    ui.show_renderer(vue=True)
-    show_all_is_well(ui, "before a run, Nodes 2.0")
+    for vue in (False, True):
+        show_all_is_well(ui, "before a run", vue)
+    look = show_all_is_well
     if name in NEEDS_A_CHECKPOINT:
-        pytest.skip("opens well, and needs a Stable Diffusion checkpoint to run")
-    assert ui.run()["status"]["status_str"] == "success"
-    for vue, renderer in ((True, "Nodes 2.0"), (False, "classic")):
-        ui.show_renderer(vue)
-        show_all_is_well(ui, f"after a run, {renderer}")
+        ui.page.evaluate(WITH_THE_DEMO)
+        look = show_no_node_is_covered  # the new node's wires go straight
+    ui.set("Comfy.Execution.PreviewMethod", "latent2rgb")
+    record = ui.run(during=lambda: [look(ui, "during a run", vue) for vue in (True, False)])
+    assert record["status"]["status_str"] == "success"
+    for vue in (False, True):
+        look(ui, "after a run", vue)
         show_pictures(ui)
 
 
@@ -89,6 +120,24 @@ def test_the_quality_of_the_blueprint_sets_the_steps(client, quality, steps, fit
     needed = {key: node for key, node in prompt.items() if node["class_type"] in ("CustomCombo", "StringCompare", "ComfyMathExpression")}
     run = client.run(needed | asked)
     assert [run.outputs[f"see {name}"]["text"] for name in chosen] == [[str(steps)], [str(fit)]]
+
+
+ADDED = {"ClipRankBatch": {"pick": "", "frames": 1}, "DecoderFinetuneReconstruct": {"keep_thin_edits": False, "frames": 1},
+         "ProgressiveMaskDilate": {"where": "everywhere", "thin": 2}}  # fmt: skip
+
+
+def test_a_workflow_from_before_inputs_were_added_means_what_it_meant(ui):
+    """tests/old_workflow.json stays as it was saved then."""
+    saved = json.loads((ROOT / "tests" / "old_workflow.json").read_text(encoding="utf-8"))
+    ui.open()
+    ui.load(saved)
+    prompt = ui.prompt()
+    for node in (node for node in saved["nodes"] if node["type"] in ADDED):
+        names = [slot["name"] for slot in node["inputs"] if "widget" in slot]
+        meant = dict(zip(names, node["widgets_values"], strict=True)) | ADDED[node["type"]]
+        told = {name: value for name, value in prompt[str(node["id"])]["inputs"].items() if not isinstance(value, list)}
+        assert told == {name: value for name, value in meant.items() if name in told} and told.keys() >= ADDED[node["type"]].keys()
+    assert ui.complaints == []
 
 
 FOUND_BY = {"inpaint": "Blended Latent KSampler", "seam": "Decoder Finetune Reconstruct", "best of": "CLIP Rank Batch", "pick": "CLIP Rank Batch",

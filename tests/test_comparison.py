@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from blended_latent_diffusion.bld.metrics import figures, seam
-from blended_latent_diffusion.bridge.comparison import SHOWN, comparison, seam_picture
+from blended_latent_diffusion.bridge.comparison import SHOWN, comparison, error_map, seam_picture
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 from conftest import Edit
 
@@ -43,6 +43,15 @@ def test_the_layers_are_the_source_the_plain_decode_and_the_result(edit):
             assert one["figures"][name]["seam"] == pytest.approx(measured.seam, abs=1e-3)
     assert shown["pictures"][0]["figures"]["result"]["background_psnr"] == 150, "exact"
     assert shown["method"] == "paste" and shown["seconds"] > 0 and "plain decode" in shown["report"]
+
+
+def test_the_layers_error_and_seam_are_those_of_the_result():
+    x, m = torch.full((1, 3, 64, 64), 0.5), torch.zeros(1, 64, 64)
+    m[:, 16:48, 16:48] = 1
+    x_hat, decode = x + 0.02 + 0.3 * m[:, None], x - 0.04
+    files = comparison(x_hat, x, m, decode)["comparison"][0]["pictures"][0]["files"]
+    for name, draw in {"error": error_map, "seam": seam_picture}.items():
+        assert np.abs(opened(files[name]) - draw(x_hat, x, m).numpy()).mean() < 0.01, name
 
 
 def test_of_a_large_batch_the_first_pictures_are_shown():

@@ -202,6 +202,46 @@ def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
         widths = stages.evaluate_all("all => all.map(stage => stage.getBoundingClientRect().width)")
         assert [width / sum(widths) for width in widths] == pytest.approx(shares, abs=0.01)
         assert stages.all_text_contents() == [*(f"+{growth * stage}" for stage in range(count, 0, -1)), "mask"]
+    ui.page.evaluate(SET, {"where": "thin parts"})
+    assert stages.first.text_content() == "≤8", "only what is thin grows by so much"
+    assert stages.first.get_attribute("title").startswith("At most 8 latent pixels beyond the thin parts")
+    assert ui.complaints == []
+
+
+# An Edit Report on three pictures, as a list and as a batch, and the display of each.
+PAGES = """() => {
+    app.graph.clear()
+    const add = (kind, pos, values, ...sources) => {
+        const node = LiteGraph.createNode(kind)
+        app.graph.add(node)
+        node.pos = pos
+        for (const widget of node.widgets ?? []) if (widget.name in values) widget.value = values[widget.name]
+        for (const [slot, [source, output]] of sources.entries()) source.connect(output, node, slot)
+        return node
+    }
+    const picture = add("LoadImage", [0, 0], { image: "bld_demo_edit.png" })
+    const three = add("RepeatImageBatch", [400, 0], { amount: 3 }, [picture, 0])
+    const list = add("RebatchImages", [400, 200], { batch_size: 1 }, [three, 0])
+    for (const [row, source] of [list, three].entries()) {
+        const report = add("EditReport", [800, 700 * row], {}, [source, 0], [source, 0], [picture, 1])
+        add("PreviewAny", [1300, 700 * row], {}, [report, 4])
+    }
+}"""
+
+
+@RENDERERS
+def test_the_pictures_of_a_list_and_of_a_batch_are_counted_through(ui, vue):
+    ui.open()
+    ui.show_renderer(vue)
+    ui.page.evaluate(PAGES)
+    assert ui.run()["status"]["status_str"] == "success"
+    for node in ui.page.evaluate(FIND, "EditReport"):
+        pager = display(ui, node).locator(".bld-pager")
+        seen = []
+        for _ in range(3):
+            seen.append(pager.inner_text().split("\n")[1])
+            pager.get_by_label("Next picture").click(force=True)
+        assert seen == ["1 of 3", "2 of 3", "3 of 3"]
     assert ui.complaints == []
 
 
@@ -254,6 +294,18 @@ def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, 
     assert bar.locator(".bld-steps > i").count() == 0
     ui.page.evaluate(CHANGE, ["steps", steps])
     assert bar.locator(".bld-steps > i").count() == len(shown["starts"])
+
+    ui.page.evaluate(SET, {"stages": 1})
+    bar.filter(has_text="Run to see the steps.").wait_for()
+    assert bar.locator(".bld-stages > div").count() == 2, "it follows the schedule before it"
+    ui.page.evaluate(SET, {"stages": 3})
+    assert bar.locator(".bld-steps > i").count() == len(shown["starts"])
+    ui.page.evaluate("""() => {
+        const sampler = app.graph.nodes.find(n => n.type === "BlendedLatentKSampler")
+        sampler.disconnectInput(sampler.inputs.findIndex(input => input.name === "mask_schedule"))
+    }""")
+    bar.filter(has_text="Run to see the steps.").wait_for()
+    assert bar.locator(".bld-stages > div").count() == 1, "without a schedule there is one stage"
     assert "shares" not in str(ui.prompt()) and ui.complaints == []
 
 

@@ -6,16 +6,20 @@ import base64
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from dying_edit import MOMENTS
 from PIL import Image
 from test_workflows import EXAMPLES, nodes_of, workflow
 
@@ -27,8 +31,11 @@ from host.edit import line
 from host.edit.__main__ import edit
 from host.edit.graph import Workflow
 from host.edit.inputs import find_places
-from host.edit.jobs import find_jobs
+from host.edit.jobs import Job, find_jobs
 from host.edit.pictures import MaskUpload, Upload
+from host.edit.results import Results
+from host.edit.sheet import write_sheet
+from host.edit.taps import Taps
 
 Json = dict[str, Any]
 FOX = INPUTS / "bld_demo_edit.png"
@@ -52,8 +59,24 @@ def quick(asked, tmp_path_factory) -> Path:
     return folder / "quick.json"
 
 
+@pytest.fixture(scope="module")
+def inverting(tmp_path_factory) -> Path:
+    """A workflow that takes no time: it inverts a picture."""
+    file = tmp_path_factory.mktemp("workflows") / "inverting.json"
+    file.write_text(json.dumps({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "bld_demo_edit.png"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }))
+    return file
+
+
 def run_edit(server: Any, source: Path, out: Path, file: Path, *settings: str) -> int:
-    return edit(argparse.Namespace(source=source, out=out, server=server.url, workflow=str(file), set=list(settings), comfyui=None, overlay=None))
+    return edit(options(server.url, source, out, file, *settings))
+
+
+def options(url: str, source: Path, out: Path, file: Path | str, *settings: str) -> argparse.Namespace:
+    return argparse.Namespace(source=source, out=out, server=url, workflow=str(file), set=list(settings), comfyui=None, overlay=None)
 
 
 def metadata(path: Path) -> Json:
@@ -88,6 +111,13 @@ def test_a_table_names_pictures_and_every_row_gets_a_result_of_its_own(tmp_path)
     assert [job.name for job in jobs] == ["A", "a_2", "a_3"]
     assert jobs[0].mask == tmp_path / "m.png" and jobs[2].image == tmp_path / "x" / "a.png"
     assert [job.row.get("prompt") for job in jobs] == ["a fox, red", None, "pig"]
+
+
+def test_a_mask_is_found_whatever_the_case_of_its_name(tmp_path):
+    for name in ("a.png", "a_mask.PNG", "B.png", "b_Mask.Jpg", "c.png", "C.png", "c_mask.png", "C_mask.png", "C_mask.webp"):
+        (tmp_path / name).touch()
+    masks = {job.image.name: job.mask and job.mask.name for job in find_jobs(tmp_path)}
+    assert masks == {"a.png": "a_mask.PNG", "B.png": "b_Mask.Jpg", "c.png": "c_mask.png", "C.png": "C_mask.png"}
 
 
 @pytest.mark.parametrize(("name", "text", "sentence"), [
@@ -128,6 +158,29 @@ def test_a_picture_without_a_fitting_mask_is_refused(tmp_path):
             Upload(tmp_path / f"{image}.png", mask and tmp_path / f"{mask}.png", alpha=True).data()
 
 
+def test_a_picture_that_is_too_large_is_refused_wherever_it_is_opened(tmp_path, monkeypatch):
+    big = BytesIO()
+    Image.new("L", (300, 200), 255).save(big, "PNG")
+    (tmp_path / "big.png").write_bytes(big.getvalue())
+    results, job = Results(tmp_path), Job("big", tmp_path / "big.png", None, {})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    for upload in (Upload(job.image, alpha=True), MaskUpload(job.image)):
+        with pytest.raises(HostError, match=r"big\.png is too large: it has more than 40,000 pixels\."):
+            upload.data()
+    with pytest.raises(HostError, match="The result could not be read: Image size .60000 pixels. exceeds limit"):
+        results.write("result", SendsFiles(big.getvalue()), [({}, {})], {"edit": {}})
+    assert results.record("big") is None and not results.path("result").exists()
+    write_sheet(tmp_path / "sheet.html", "many", [job], results, {"big": "too large"})
+    assert "too large" in (tmp_path / "sheet.html").read_text()
+
+
+class SendsFiles:
+    """A client of a server that has one file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.view = lambda item: data
+
+
 # -- which inputs take it -----------------------------------------------------------------------------------------------
 
 
@@ -166,11 +219,79 @@ def test_a_choice_that_brings_other_inputs_is_not_changed_in_a_saved_workflow(as
     assert exported.filled({(restore, "method"): "paste"})[0][restore]["inputs"]["method"] == "paste"
 
 
+def test_prompt_and_seed_are_told_where_they_are_clear(asked):
+    for name, clear in (("blended_latent_edit", {"prompt": "a sunflower", "seed": 31}), ("two_edits", {"seed": 1})):
+        example = Workflow(workflow(name), asked.object_info())
+        assert find_places(example, {"image"}, []).values(example.prompt) == clear, name
+    places, changed = find_places(example, {"image"}, []), json.loads(json.dumps(example.prompt))
+    for node, text in places.recorded["prompt"]:
+        changed[node]["inputs"][text] = "a pig"
+    assert places.values(changed) == {"prompt": "a pig", "seed": 1}, "what ran counts"
+
+
 def test_what_is_no_workflow_is_refused(asked):
     for content, sentence in (({"a": 1}, "neither one that ComfyUI's browser saves nor one in its API format"),
                               ({"1": {"class_type": "Nope", "inputs": {}}}, "nodes that ComfyUI does not know: Nope")):
         with pytest.raises(HostError, match=sentence):
             Workflow(content, asked.object_info())
+
+
+# -- what is told of a picture --------------------------------------------------------------------------------------------
+
+
+def known_of(prompt: Json, asked: Client, files: int, texts: Callable[[str, str], list[Any]]) -> list[Json]:
+    """What is known of the pictures of a run in which the output of a node of this type has these texts."""
+    taps = Taps(prompt, asked.object_info())
+    (saved,) = nodes_of(prompt, "SaveImage")
+    outputs: Json = {saved: {"images": [{"filename": str(number)} for number in range(files)]}}
+    for tap in nodes_of(taps.prompt, "PreviewAny"):
+        node, output = taps.prompt[tap]["inputs"]["source"]
+        kind = taps.prompt[node]["class_type"]
+        outputs[tap] = {"text": [str(text) for text in texts(node, asked.object_info()[kind]["output_name"][output])]}
+    return [known for _, known in taps.told(Run("", 1.0, outputs=outputs))]
+
+
+def figures_of(*values: float | None) -> str:
+    names = ("background_psnr", "worst_block", "seam", "colour_shift")
+    return json.dumps({"pictures": [dict.fromkeys(names, value) for value in values]})
+
+
+def test_every_picture_has_its_own_score_seed_and_figures(asked):
+    prompt = asked.prompt(workflow("blended_latent_edit"))
+    (part,), (restore,) = nodes_of(prompt, "LatentFromBatch"), nodes_of(prompt, "DecoderFinetuneReconstruct")
+    texts = {"seeds": [11, None, 13, 14], "order": [2, 0, 1, 3], "scores": [0.9, 0.5, 0.4, 0.3]}
+
+    def of(node: str, output: str) -> list[Any]:
+        return texts.get(output, [figures_of(1, 2) if node.startswith("edit_") else output])
+
+    prompt[part]["inputs"] |= {"batch_index": 0, "length": 2}
+    first, second = known_of(prompt, asked, 2, of)
+    assert (first["score"], first["candidate_seed"], first["seam"]) == (0.9, 13, 1) and (second["score"], second["candidate_seed"]) == (0.5, 11)
+    assert first["report"] == "report\n\nreport", "of the ranking and of the reconstruction"
+    prompt[part]["inputs"]["batch_index"] = 1
+    first, second = known_of(prompt, asked, 2, of)
+    assert first["candidate_seed"] == 11 and second["score"] == 0.4 and "candidate_seed" not in second
+    assert known_of(prompt, asked, 3, of) == [{"report": "report\n\nreport"}] * 3, "which is which is not known"
+    prompt[restore]["inputs"]["samples"] = [nodes_of(prompt, "BlendedLatentKSampler")[0], 0]
+    assert [known.get("candidate_seed") for known in known_of(prompt, asked, 4, lambda node, output: of(node, output) if output != "report" else [
+        figures_of(1, 2, None, 4)])] == [11, None, 13, 14]
+
+
+def test_no_seed_is_told_where_the_candidate_is_not_known(asked):
+    texts = {"seeds": [11, 12], "order": [0], "scores": [0.7]}
+
+    def of(node: str, output: str) -> list[Any]:
+        return texts.get(output, [figures_of(3)])
+
+    machines = asked.prompt(workflow("many_machines"))
+    (known,) = known_of(machines, asked, 1, of)
+    assert known["score"] == 0.7 and "candidate_seed" not in known and "seam" not in known, "it may be that of another machine"
+    other = asked.prompt(workflow("blended_latent_edit"))
+    (part,), (sampler,), (restore,) = (nodes_of(other, kind) for kind in ("LatentFromBatch", "BlendedLatentKSampler", "DecoderFinetuneReconstruct"))
+    other["pick"] = {"class_type": "LatentFlip", "inputs": {"samples": [sampler, 0], "flip_method": "x-axis: vertically"}}
+    other[part]["inputs"]["samples"] = ["pick", 0]
+    (known,) = known_of(other, asked, 1, of)
+    assert known["seam"] == 3 and not {"candidate_seed", "score"} & set(known), "who knows what that node does"
 
 
 # -- the run ------------------------------------------------------------------------------------------------------------
@@ -188,7 +309,12 @@ def test_one_bad_picture_does_not_stop_the_others(server, quick, tmp_path, capsy
         csv.writer(file).writerows(rows)
 
     assert run_edit(server, pictures, out, quick) == 1
-    assert "2 of 4 done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 4 done" in said
+    lines = re.findall(r"^  (\d)/4  (\w+)  (.+)  (\d+ (?:s|min)) left$", said, re.MULTILINE)
+    assert [line[:2] for line in lines] == [("1", "broken"), ("2", "alpha"), ("3", "beside"), ("4", "alpha_2")]
+    assert lines[0][2].startswith("failed: broken.png is not a picture") and re.fullmatch(r"\d+\.\d s", lines[1][2])
+    assert lines[1][3] != "0 s" == lines[3][3], "two are left, and then none"
     table = figures(out)
     assert {name: row["status"] for name, row in table.items()} == {"broken": "failed", "alpha": "done", "beside": "done", "alpha_2": "failed"}
     assert "broken.png is not a picture" in table["broken"]["error"] and "seed is 'none', but must be a whole number" in table["alpha_2"]["error"]
@@ -224,28 +350,65 @@ def test_a_workflow_in_the_api_format_takes_any_column(server, quick, tmp_path):
     assert (told["edit"]["strength"], told["edit"]["words"]) == (0.5, "a car")
 
 
-def test_results_never_take_the_place_of_the_sources(server, quick, tmp_path):
+@pytest.mark.parametrize(("rows", "own"), [
+    ("image\nx/a.png", "x/a.png"), ("image\n{folder}/x/A.PNG", "x/A.PNG"), ("image,mask\na.png,x/a.png", "x/a.png"), ("image\na.png\nx/a/2.png", "x/a/2.png"),
+    ("image,other\na.png,x/a.png", "x/a.png"), ("image\nlink.png\na.png", "x/a.png"),
+])
+def test_results_never_take_the_place_of_a_file_of_a_job(tmp_path, rows, own):
+    for name in {own, "a.png"}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FOX, tmp_path / name)
+    (tmp_path / "link.png").symlink_to(tmp_path / own)
+    (tmp_path / "rows.csv").write_text(rows.format(folder=tmp_path) + "\n")
+    with pytest.raises(HostError, match=r"(link|a|A|2)\.(png|PNG) is a picture to edit, and a result in --out .*x would take its place"):
+        edit(options("http://127.0.0.1:1", tmp_path / "rows.csv", tmp_path / "x", "smallest_graph"))
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [Path(own).parts[1]]
+
+
+def test_results_are_refused_in_the_folder_of_the_sources(tmp_path):
     shutil.copy(FOX, tmp_path / "fox.png")
     with pytest.raises(HostError, match="--out is the folder of the sources"):
-        run_edit(server, tmp_path, tmp_path, quick)
+        edit(options("http://127.0.0.1:1", tmp_path, tmp_path, "smallest_graph"))
     assert (tmp_path / "fox.png").read_bytes() == FOX.read_bytes()
+
+
+def test_only_unfinished_files_of_the_command_are_removed(tmp_path):
+    for name in ("users.part", "users.png.part", "ours.png.bld-part"):
+        (tmp_path / name).touch()
+    Results(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["users.part", "users.png.part"]
+
+
+def test_a_picture_that_is_too_large_fails_alone(server, inverting, tmp_path, monkeypatch):
+    Image.new("L", (64, 64), 200).save(tmp_path / "fine.png")
+    Image.new("L", (300, 200), 200).save(tmp_path / "big.png")
+    out = tmp_path / "out"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    assert run_edit(server, tmp_path, out, inverting) == 1
+    table = figures(out)
+    assert {name: row["status"] for name, row in table.items()} == {"fine": "done", "big": "failed"} and "60000 pixels" in table["big"]["error"]
+    assert "60000 pixels" in (out / "contact_sheet.html").read_text(encoding="utf-8")
 
 
 def test_a_score_is_that_of_the_chosen_candidate(server, asked, tmp_path):
     example = Workflow(workflow("blended_latent_edit"), asked.object_info())
     (sampler,), (restore,) = (nodes_of(example.prompt, kind) for kind in ("BlendedLatentKSampler", "DecoderFinetuneReconstruct"))
-    prompt, _ = example.filled({(sampler, "steps"): 2, (sampler, "candidates"): 3, (restore, "method.iterations"): 1})
+    (part,) = nodes_of(example.prompt, "LatentFromBatch")
+    prompt, _ = example.filled({(sampler, "steps"): 2, (sampler, "candidates"): 3, (restore, "method.iterations"): 1, (part, "length"): 2})
     (tmp_path / "w.json").write_text(json.dumps(prompt))
     shutil.copy(FOX, tmp_path / "fox.png")
     assert run_edit(server, tmp_path, tmp_path / "out", tmp_path / "w.json") == 0
-    told = metadata(tmp_path / "out" / "fox.png")["edit"]
-    place = int(told["report"].partition("1. candidate ")[2].partition(":")[0])
-    assert f"1. candidate {place}: {told['score']:.4f}" in told["report"]
-    # That candidate alone is drawn again by its seed.
-    prompt[sampler]["inputs"] |= {"seed": told["candidate_seed"], "candidates": 1}
+    told = [metadata(tmp_path / "out" / name)["edit"] for name in ("fox.png", "fox/2.png")]
+    for place, one in enumerate(told, 1):
+        assert re.search(rf"{place}\. candidate \d: {one['score']:.4f}", one["report"])
+    assert told[0]["candidate_seed"] != told[1]["candidate_seed"]
+    # Each of them alone is drawn again by its seed.
+    (tmp_path / "rows.csv").write_text("image,seed\n" + "".join(f"fox.png,{one['candidate_seed']}\n" for one in told))
+    prompt[sampler]["inputs"]["candidates"] = 1
     (tmp_path / "w.json").write_text(json.dumps(prompt))
     assert run_edit(server, tmp_path, tmp_path / "again", tmp_path / "w.json") == 0
-    assert metadata(tmp_path / "again" / "fox.png")["edit"]["score"] == pytest.approx(told["score"], abs=1e-3)
+    for name, one in zip(("fox", "fox_2"), told, strict=True):
+        assert metadata(tmp_path / "again" / f"{name}.png")["edit"]["score"] == pytest.approx(one["score"], abs=1e-3)
 
 
 def executed(server: Any) -> int:
@@ -266,13 +429,54 @@ def test_killed_and_started_again_it_neither_repeats_nor_loses_one(host, server,
     first.wait()
     done = {path.name: path.read_bytes() for path in out.glob("*.png")}
     assert 0 < len(done) < count
-    (out / "fox_9.png.part").write_bytes(b"half a pict")
+    (out / "fox_9.png.bld-part").write_bytes(b"half a pict")
     assert subprocess.run(command, cwd=ROOT, env=host.environment(ROOT)).returncode == 0
     made = sorted(path.name for path in out.iterdir() if path.suffix == ".png")
-    assert len(made) == count and not list(out.glob("*.part"))
+    assert len(made) == count and not list(out.glob("*.bld-part"))
     assert {name: (out / name).read_bytes() for name in done} == done
     assert {metadata(out / name)["edit"]["seed"] for name in made} == set(range(900, 900 + count))
     assert executed(server) - before == count, "each was carried out once"
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_at_any_moment_it_neither_repeats_nor_loses_one(host, server, inverting, tmp_path, moment):
+    out, before, noise = tmp_path / "out", executed(server), np.random.default_rng(sum(map(ord, moment)))
+    pixels = {name: 255 * noise.integers(0, 2, (64, 64, 3), np.uint8) for name in "abc"}
+    for name, values in pixels.items():
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    command = [sys.executable, ROOT / "tests" / "dying_edit.py", moment, "--comfyui=none", f"--out={out}", f"--server={server.url}", f"--workflow={inverting}",
+               str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, env=host.environment(ROOT), stdout=subprocess.DEVNULL).returncode == 9
+    assert not (out / "figures.csv").exists(), "it was not done"
+    assert run_edit(server, tmp_path, out, inverting) == 0
+    for name, values in pixels.items():
+        assert np.array_equal(np.asarray(Image.open(out / f"{name}.png")), 255 - values)
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "c.png", "contact_sheet.html", "figures.csv"]
+    assert [row["status"] for row in figures(out).values()] == ["done"] * 3 and (out / "contact_sheet.html").read_text().count("<img") == 6
+    deadline = time.monotonic() + 10
+    while executed(server) - before < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)  # the server logs a prompt a moment after its result is there
+    assert executed(server) - before == 3, "each was carried out once"
+
+
+def test_the_command_line_edits_a_folder_on_a_server_of_its_own(host, tmp_path):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    shutil.copy(FOX, pictures / "alpha.png")
+    put_mask_beside(pictures, "beside")
+    (pictures / "rows.jsonl").write_text("".join(json.dumps({"image": f"{name}.png", "steps": 1, "fit": 1}) + "\n" for name in ("alpha", "beside")))
+    command = [sys.executable, ROOT / "run.py", "edit", f"--comfyui={host.comfyui}", f"--python={sys.executable}", "--workflow=smallest_graph",
+               "--set=BlendedLatentKSampler.steps=steps", "--set=DecoderFinetuneReconstruct.method.iterations=fit", pictures, f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^  1/2  alpha  \d.* left$", done.stdout, re.MULTILINE) and "2 of 2 done" in done.stdout
+    assert sorted(path.name for path in out.iterdir()) == ["alpha.png", "beside.png", "contact_sheet.html", "figures.csv"]
+    one, other = (np.asarray(Image.open(out / f"{name}.png")) for name in ("alpha", "beside"))
+    assert np.array_equal(one, other)
+    example = json.dumps(workflow("smallest_graph"))
+    for row in figures(out).values():
+        assert row["status"] == "done" and row["seed"] == row["candidate_seed"] != ""
+        assert row["prompt"] and json.dumps(row["prompt"]) in example, "what no column says is as the example has it"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="uses POSIX limits")
@@ -308,6 +512,26 @@ def test_whoever_takes_a_prompt_off_the_queue_is_told_of(asked, quick, monkeypat
     assert isinstance(outcomes["sound"], Run)
 
 
+def test_three_prompts_are_in_the_queue_at_most():
+    queued: list[str] = []
+
+    class Quick:
+        """A client of a server that carries out a prompt as soon as it is asked for."""
+
+        def finished(self, prompt_id: str) -> Run:
+            queued.remove(prompt_id)
+            return Run(prompt_id, 0.0)
+
+    def send(number: int) -> str:
+        queued.append(str(number))
+        assert len(queued) <= 3
+        return str(number)
+
+    for number, (job, outcome) in enumerate(line.carry_out(Quick(), range(20), send)):
+        assert job == number and outcome.prompt_id == str(number)
+        assert len(queued) == min(2, 19 - number), "the next one is queued before the caller gets the last"
+
+
 def test_what_is_queued_goes_when_the_caller_stops(asked, quick):
     prompt = json.loads(quick.with_name("api.json").read_text())
     (sampler,) = nodes_of(prompt, "BlendedLatentKSampler")
@@ -317,8 +541,9 @@ def test_what_is_queued_goes_when_the_caller_stops(asked, quick):
         return asked.queue(prompt)
 
     outcomes = line.carry_out(asked, range(2000, 2020), send)
-    next(outcomes)
-    assert sum(map(len, asked.queued())) < line.LENGTH, "it never queues all of them"
+    for _ in range(2):
+        next(outcomes)
+        assert sum(map(len, asked.queued())) <= 3, "it never queues all of them"
     outcomes.close()
     assert asked.queued() == ([], []), "whoever starts again at once finds none that is dying"
 

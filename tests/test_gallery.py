@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -88,7 +89,8 @@ def test_the_gallery_shows_what_the_server_computed(ui, vue):
     candidates = ranked(ui.run())
     wait_for_pictures(ui, 6)
     labels = ui.page.locator(".bld-gallery-label").all_inner_texts()
-    assert [label.split() for label in labels] == [[str(rank), f"{candidate['score']:.4f}"] for rank, candidate in enumerate(candidates, 1)]
+    told = [[str(rank), f"{candidate['score']:.4f}", candidate["seed"]] for rank, candidate in enumerate(candidates, 1)]
+    assert [label.split() for label in labels] == told
     out = [bool(candidate["out"]) for candidate in candidates]
     assert tiles(ui).evaluate_all("all => all.map(tile => tile.classList.contains('bld-out'))") == out == [False] * 3 + [True] * 3
     assert badges(ui) == ["★", "", "", "", "", ""]
@@ -179,7 +181,8 @@ def test_an_undo_takes_back_one_pick_and_the_gallery_stays(ui, vue):
     assert ui.complaints == []
 
 
-MANY = """async count => {
+# So many pictures of this size, each with noise of its own, ranked.
+MANY = """async ([count, width, height]) => {
     app.graph.clear()
     const add = (kind, pos, values = {}) => {
         const node = LiteGraph.createNode(kind)
@@ -189,13 +192,17 @@ MANY = """async count => {
         return node
     }
     const picture = add("LoadImage", [0, 0], { image: "bld_demo_edit.png" })
+    const sized = add("ImageScale", [300, -300], { width, height })
     const many = add("RepeatImageBatch", [300, 0], { amount: count })
+    const noisy = add("ImageAddNoise", [700, -300], { seed: 1, strength: 0.1 })
     const clip = add("OpenClipLoader", [300, 200], { clip_name: "bld_demo_clip.safetensors" })
-    const mask = add("SolidMask", [300, 400], { width: 256, height: 256 })
+    const mask = add("SolidMask", [300, 400], { width, height })
     const rank = add("ClipRankBatch", [700, 0], { prompt: "a fox" })
     const view = add("PreviewAny", [1300, 0])
-    picture.connect(0, many, 0)
-    many.connect(0, rank, 0)
+    picture.connect(0, sized, 0)
+    sized.connect(0, many, 0)
+    many.connect(0, noisy, 0)
+    noisy.connect(0, rank, 0)
     clip.connect(0, rank, 1)
     mask.connect(0, rank, rank.findInputSlot("mask"))
     rank.connect(4, view, 0)
@@ -207,25 +214,119 @@ MANY = """async count => {
 }"""
 
 
-def test_256_candidates_scroll_inside_the_node(ui, vue):
+# Keeps the longest time between two frames, in seconds, until it is asked for.
+WATCH_FRAMES = """() => {
+    window.longest = 0
+    let before = performance.now()
+    const look = now => {
+        window.longest = Math.max(window.longest, (now - before) / 1000)
+        before = now
+        window.watching = requestAnimationFrame(look)
+    }
+    look(before)
+}"""
+LONGEST = "() => { cancelAnimationFrame(window.watching); return window.longest }"
+LOADED = "all => all.filter(image => image.naturalWidth > 0).length"
+
+
+def test_256_candidates_scroll_inside_the_node(ui):
+    """One run is shown in both renderers: to rank so many takes long."""
     ui.open()
-    ui.show_renderer(vue)
-    ui.page.evaluate(MANY, 256)
+    ui.page.evaluate(MANY, [256, 64, 64])
+    set_widget(ui, "ClipRankBatch", "scope", "whole")
     shown = ranked(ui.run())
-    assert len(shown) == tiles(ui).count() == 256
+    assert len({one["tile"]["filename"] for one in shown}) == len(shown) == tiles(ui).count() == 256
     assert len(json.dumps(shown)) < 256 * 1000, "pictures are files, not part of the message"
+    assert 0 < tiles(ui).locator("img").evaluate_all(LOADED) < 128, "those far out of sight are not loaded"
+    show_that_the_wheel_scrolls(ui)
+    ui.show_renderer(vue=True)
+    ui.settle()
+    show_that_the_wheel_scrolls(ui)
+    assert ui.complaints == []
+
+
+def show_that_the_wheel_scrolls(ui) -> None:
+    """From the first of 256 tiles to the last, and the page goes on drawing."""
     grid = ui.page.locator(".bld-gallery-grid")
     assert grid.evaluate("grid => grid.scrollHeight > 3 * grid.clientHeight && grid.clientHeight < 400")
+    tiles(ui).nth(0).focus()
+    ui.page.keyboard.press("Home")
     scale = ui.page.evaluate("app.canvas.ds.scale")
     grid.hover()
-    ui.page.mouse.wheel(0, 300)
-    ui.page.wait_for_function("() => document.querySelector('.bld-gallery-grid').scrollTop > 0")
+    ui.page.evaluate(WATCH_FRAMES)
+    for _ in range(grid.evaluate("grid => 10 + grid.scrollHeight / 300 | 0")):
+        ui.page.mouse.wheel(0, 300)
+    ui.page.wait_for_function("() => { const g = document.querySelector('.bld-gallery-grid'); return g.scrollTop + g.clientHeight > g.scrollHeight - 2 }")
+    assert ui.page.evaluate(LONGEST) < 1
     assert ui.page.evaluate("app.canvas.ds.scale") == scale, "the wheel scrolls the gallery and does not zoom the graph"
-    tiles(ui).nth(0).focus()
+    ui.page.keyboard.press("Home")
     ui.page.keyboard.press("End")
     ui.page.wait_for_function("() => [...document.querySelectorAll('.bld-gallery-tile img')].at(-1).naturalWidth > 0")
     box, last = grid.bounding_box(), tiles(ui).nth(255).bounding_box()
     assert box["y"] <= last["y"] and last["y"] + last["height"] <= box["y"] + box["height"] + 1
+
+
+SIZES = "image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+
+
+def test_a_tile_is_a_small_file_and_the_large_view_shows_the_whole_picture(ui, vue):
+    ui.open()
+    ui.show_renderer(vue)
+    ui.page.evaluate(MANY, [2, 1024, 768])
+    ranked(ui.run())
+    wait_for_pictures(ui, 2)
+    small = tiles(ui).first.locator("img")
+    assert small.evaluate(SIZES) == [384, 288]
+    assert small.evaluate("async image => (await (await fetch(image.src)).blob()).size") < 60_000
+    tiles(ui).first.dblclick()
+    large = ui.page.locator(".bld-large img")
+    assert large.evaluate(SIZES) == [1024, 768]
+    assert large.bounding_box()["height"] > ui.page.viewport_size["height"] / 2
+    ui.page.keyboard.press("Escape")
+    assert ui.complaints == []
+
+
+WITH_SOURCE = """() => {
+    const node = kind => app.graph.nodes.find(n => n.type === kind)
+    const rank = node("ClipRankBatch")
+    const scope = rank.widgets.find(w => w.name === "scope")
+    scope.value = "mix"
+    scope.callback?.("mix")
+    node("LoadImage").connect(0, rank, rank.findInputSlot("source"))
+}"""
+# Of each row of the card: its texts, the bar's share of the longest, and its color.
+ROWS = """rows => rows.map(row => {
+    const [name, , share, parts] = [...row.cells].map(cell => cell.textContent), bar = row.querySelector("i")
+    return [name, share, parts, parseFloat(bar.style.width) / 100, getComputedStyle(bar).backgroundColor]
+})"""
+
+
+def signed(value: float) -> str:
+    return f"{'−' if value < 0 else '+'}{abs(value):.4f}"
+
+
+def test_the_card_shows_each_part_of_the_score_whether_it_raises_or_lowers_it_and_the_seed(ui, vue):
+    open_and_run(ui, vue)
+    ui.page.evaluate(WITH_SOURCE)
+    candidates = ranked(ui.run())
+    wait_for_pictures(ui, 6)
+    for place in (0, 5):
+        candidate = candidates[place]
+        tiles(ui).nth(place).hover()
+        card = ui.page.locator(".bld-card")
+        card.get_by_text(f"candidate {candidate['index']}", exact=True).wait_for()
+        rows = card.locator("tr").evaluate_all(ROWS)
+        parts = candidate["parts"]
+        shares = [part["value"] * part["weight"] for part in parts]
+        assert [part["name"] for part in parts] == ["masked", "box", "whole", "background", "seam"]
+        texts = [[part["name"], signed(share), f"{part['value']:.4f} × {round(part['weight'], 2):g}"] for part, share in zip(parts, shares, strict=True)]
+        assert [row[:3] for row in rows] == texts
+        assert sum(shares) == pytest.approx(candidate["score"], abs=1e-4)
+        longest = max(map(abs, shares))
+        assert [row[3] for row in rows] == pytest.approx([abs(share) / longest for share in shares], abs=1e-4)
+        raises, lowers = ({row[4] for row, share in zip(rows, shares, strict=True) if (share < 0) == down} for down in (False, True))
+        assert len(raises) == len(lowers) == 1 and raises != lowers, "a color for each direction"
+        assert card.get_by_text(f"seed {candidate['seed']}", exact=True).is_visible()
     assert ui.complaints == []
 
 
@@ -233,7 +334,7 @@ def test_copies_of_the_node_and_one_in_a_subgraph_show_their_own(ui, vue):
     ui.renew()  # a page that has many workflows open does not reopen each of them
     ui.open()
     ui.show_renderer(vue)
-    ui.page.evaluate(MANY, 3)
+    ui.page.evaluate(MANY, [3, 64, 64])
     ui.page.evaluate(
         """() => {
             const find = kind => app.graph.nodes.find(n => n.type === kind)
@@ -361,3 +462,66 @@ def test_markup_in_prompts_titles_and_file_names_stays_text(ui, client, vue):
     assert failed["status"]["status_str"] == "error" and HOSTILE in str(failed["status"]["messages"])
     ui.page.wait_for_timeout(1000)
     assert ui.page.evaluate("[window.hacked ?? null, document.querySelectorAll('img[src=x]').length]") == [None, 0]
+
+
+# The main example, quick, with an Edit Report: every kind of display.
+ALL_DISPLAYS = """values => {
+    const node = kind => app.graph.nodes.find(n => n.type === kind)
+    const add = (kind, pos) => {
+        const made = LiteGraph.createNode(kind)
+        app.graph.add(made)
+        made.pos = pos
+        return made
+    }
+    for (const { widgets } of app.graph.nodes) for (const w of widgets ?? []) if (w.name in values) w.value = values[w.name]
+    const [picture, restore] = [node("LoadImage"), node("DecoderFinetuneReconstruct")]
+    const report = add("EditReport", [0, 2500])
+    for (const [slot, [source, output]] of [[picture, 0], [restore, 0], [picture, 1]].entries()) source.connect(output, report, slot)
+    report.connect(4, add("PreviewAny", [600, 2500]), 0)
+}"""
+CHOOSE = """([kind, values]) => {
+    const node = app.graph.nodes.find(n => n.type === kind)
+    for (const [name, value] of Object.entries(values)) {
+        const widget = node.widgets.find(w => w.name === name)
+        widget.value = value
+        widget.callback?.(value)
+    }
+}"""
+# By kind of node: what its displays are called, and the name and value of every other widget.
+WIDGETS = """kinds => Object.fromEntries(app.graph.nodes.filter(n => kinds.includes(n.type)).map(({ type, widgets }) => {
+    const isDisplay = w => w.name.startsWith("bld_")
+    return [type, [widgets.filter(isDisplay).map(w => w.name), widgets.filter(w => !isDisplay(w)).map(w => [w.name, w.value])]]
+}))"""
+DISPLAYS = {
+    "ClipRankBatch": "bld_gallery",
+    "DecoderFinetuneReconstruct": "bld_comparison",
+    "EditReport": "bld_comparison",
+    "ProgressiveMaskDilate": "bld_schedule",
+    "BlendedLatentKSampler": "bld_steps",
+}
+
+
+def test_no_display_is_saved_and_every_widget_comes_back_with_its_value(ui, vue):
+    ui.open("blended_latent_edit")
+    ui.show_renderer(vue)
+    ui.page.evaluate(ALL_DISPLAYS, {"steps": 2, "candidates": 2, "method.iterations": 1})
+    record = ui.run()
+    assert record["status"]["status_str"] == "success"
+    # What a choice has of its own comes and goes with it, before the display.
+    ui.page.evaluate(CHOOSE, ["DecoderFinetuneReconstruct", {"method": "paste", "method.feather": 3}])
+    ui.page.evaluate(CHOOSE, ["ClipRankBatch", {"scope": "mix", "scope.context": 1.25, "scope.whole_weight": 3.5}])
+    before = ui.page.evaluate(WIDGETS, list(DISPLAYS))
+    assert {kind: displays for kind, (displays, _) in before.items()} == {kind: [name] for kind, name in DISPLAYS.items()}
+    saved = ui.page.evaluate("app.graph.serialize()")
+    for node in saved["nodes"]:
+        if node["type"] in DISPLAYS:
+            assert node["widgets_values"] == [value for _, value in before[node["type"]][1]], node["type"]
+            assert None not in node["widgets_values"]
+    text = json.dumps(saved)
+    shown = [file for output in record["outputs"].values() for file in re.findall(r"[\w-]+\.jpg", json.dumps(output))]
+    assert len(shown) > 10 and [part for part in {*DISPLAYS.values(), *shown} if part in text] == []
+
+    ui.load(saved)
+    ui.settle()
+    assert ui.page.evaluate(WIDGETS, list(DISPLAYS)) == before
+    assert ui.complaints == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import posixpath
 import re
 import shutil
 import subprocess
@@ -85,12 +86,31 @@ def test_no_code_reaches_for_the_network_the_environment_or_other_programs(name)
     assert names_used(ROOT / name) & FORBIDDEN == set()
 
 
-def test_no_browser_code_runs_texts_or_asks_other_machines():
-    # The one address is a name, by which a page knows SVG.
-    forbidden = re.compile(r"\beval\(|new Function|innerHTML|document\.write|https?://(?!www\.w3\.org/2000/svg)|XMLHttpRequest")
-    for name in published():
-        if name.endswith(".js"):
-            assert forbidden.findall((ROOT / name).read_text(encoding="utf-8")) == [], name
+def browser_code() -> dict[str, str]:
+    """The text of each published file of browser code, by its path."""
+    return {name: (ROOT / name).read_text(encoding="utf-8") for name in published() if name.endswith(".js")}
+
+
+# With which a text becomes code or markup, or goes to another machine. The one address is a name, by which a page knows SVG.
+RUNS_TEXTS = r"""\beval\b|\bFunction\(|innerHTML|outerHTML|insertAdjacentHTML|DOMParser|createContextualFragment|srcdoc|setHTML|document\.write
+    |https?://(?!www\.w3\.org/2000/svg)|XMLHttpRequest|importScripts|\bWorker\(|WebSocket|sendBeacon|\bfetch\("""
+# With which code reaches into the frontend, whose insides change; what it offers to packs is `app` and `api`.
+REACHES_INSIDE = r"\.prototype\b|\bgetContext\(|\bLiteGraph\b|\bcomfyAPI\b"
+FRONTEND = {"js/lib/comfy.js": ["../../../scripts/app.js", "../../../scripts/api.js"]}
+
+
+def test_no_browser_code_runs_texts_asks_other_machines_or_reaches_into_the_frontend():
+    forbidden = re.compile(f"{RUNS_TEXTS}|{REACHES_INSIDE}", re.VERBOSE)
+    assert {name: found for name, code in browser_code().items() if (found := forbidden.findall(code))} == {}
+
+
+def test_browser_code_imports_only_its_own_files_and_the_frontend_in_one_place():
+    named = re.compile(r"""(?:\bfrom|\bimport)\s*\(?\s*(["'`])(.*?)\1|\bimport\s*\(\s*([^"'`\s].*)""")
+    ours = browser_code()
+    for name, code in ours.items():
+        asked = [text or computed for _, text, computed in named.findall(code)]
+        others = [one for one in asked if posixpath.normpath(posixpath.join(posixpath.dirname(name), one)) not in ours]
+        assert others == FRONTEND.get(name, []), name
 
 
 START = """
@@ -155,8 +175,8 @@ def test_no_dependency_replaces_a_package_that_the_user_has(host):
         for one in wanted:
             assert normal(one.name) in brought or one.specifier.contains(OLDEST[normal(one.name)]), f"{name} wants {one}"
     asked = {normal(one.name): one.specifier for one in listed(ROOT / "requirements.txt")}
-    assert {name for name, specifier in asked.items() if specifier} == {"open-clip-torch", "pillow"}, "the others could replace what is there"
-    for name in ("open-clip-torch", "pillow"):
+    assert {name for name, specifier in asked.items() if specifier} == {"open-clip-torch", "pillow", "scipy"}, "the others could replace what is there"
+    for name in ("open-clip-torch", "pillow", "scipy"):
         assert str(asked[name]) == f">={OLDEST[name].removesuffix('.0')}", "the oldest that the suite runs on"
 
 

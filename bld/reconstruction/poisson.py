@@ -95,9 +95,10 @@ def laplacian(region: np.ndarray) -> scipy.sparse.csr_array:
     across, down = region[:, :-1] & region[:, 1:], region[:-1] & region[1:]
     here = np.concatenate([number[:, :-1][across], number[:-1][down]])
     there = np.concatenate([number[:, 1:][across], number[1:][down]])
-    degree = neighbour_sum(np.ones(region.shape))[region]
-    pairs = scipy.sparse.coo_array((np.ones(len(here)), (here, there)), shape=2 * degree.shape).tocsr()
-    return (scipy.sparse.dia_array((degree[None], 0), shape=pairs.shape) - pairs - pairs.T).tocsr()
+    degree, itself = neighbour_sum(np.ones(region.shape))[region], number[region]
+    values = np.concatenate([degree, np.full(2 * len(here), -1.0)])
+    places = np.concatenate([itself, here, there]), np.concatenate([itself, there, here])
+    return scipy.sparse.coo_array((values, places), shape=2 * degree.shape).tocsr()
 
 
 def multigrid(matrix: scipy.sparse.csr_array, region: np.ndarray) -> Linear:

@@ -20,9 +20,10 @@ from host.edit.inputs import Places, as_type, find_places
 from host.edit.jobs import Job, find_jobs
 from host.edit.line import carry_out
 from host.edit.pictures import FOLDER, MaskUpload, Upload
-from host.edit.results import DiskFull, Results, Taps
+from host.edit.results import DiskFull, Results, spare_sources
 from host.edit.sheet import write_sheet
 from host.edit.table import write_table
+from host.edit.taps import Taps
 from host.provision import Host
 from host.server import Server, log_tail
 
@@ -53,6 +54,7 @@ def edit(options: argparse.Namespace) -> int:
     if options.out.resolve() == (source if source.is_dir() else source.parent):
         raise HostError(f"--out is the folder of the sources, {options.out}: name another, so that no result takes the place of a picture.")
     jobs, content = find_jobs(options.source), read_workflow(options.workflow)
+    spare_sources(options.out, jobs)
     with connected(options) as client:
         edits = Edits(client, Workflow(content, client.object_info()), jobs, options.set, Results(options.out))
         failed = edits.carry_out()
@@ -108,16 +110,17 @@ class Edits:
             if isinstance(outcome, HostError):
                 raise outcome
             taps, texts = sent
-            told = taps.told(outcome)
-            record = texts["edit"] | told | {"seconds": round(outcome.seconds, 2)}
-            self.results.write(job.name, self.client, outcome, taps, texts | {"edit": record})
+            pictures = taps.told(outcome)
+            record = texts["edit"] | {"seconds": round(outcome.seconds, 2)}
+            self.results.write(job.name, self.client, pictures, texts | {"edit": record})
             self.client.forget(outcome.prompt_id)
         except DiskFull:
             raise
         except HostError as error:
             failed[job.name] = _message(error)
             return f"failed: {failed[job.name].splitlines()[0]}"
-        return f"{outcome.seconds:.1f} s" + (f", score {told['score']:.3f}" if "score" in told else "")
+        _, known = pictures[0]
+        return f"{outcome.seconds:.1f} s" + (f", score {known['score']:.3f}" if "score" in known else "")
 
     def _is_done(self, job: Job) -> bool:
         try:
@@ -130,7 +133,7 @@ class Edits:
         prompt, workflow, uploads = self._filled(job)
         taps = Taps(prompt, self.workflow.info)
         texts = {"prompt": prompt} | ({"workflow": workflow} if workflow else {})
-        self._texts[job.name] = taps, texts | {"edit": self._record(job, prompt)}
+        self._texts[job.name] = taps, texts | {"edit": job.row | self.places.values(prompt) | {"image": job.image.name}}
         prompt_id = str(uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([job.name, taps.prompt], sort_keys=True)))
         if self._is_there(prompt_id):
             return prompt_id
@@ -170,12 +173,7 @@ class Edits:
             if job.mask is None:
                 raise HostError(f"{job.image.name} has no mask: put a black and white {job.image.stem}_mask.png beside it.")
             return MaskUpload(job.mask)
-        return Upload(job.image.parent / str(job.row[column])) if column in job.row else None
-
-    def _record(self, job: Job, prompt: Json) -> Json:
-        """What is known of a job before it runs."""
-        given = {column: prompt[node]["inputs"][name] for column, [(node, name), *_] in self.places.columns.items() if column not in ("image", "mask")}
-        return job.row | given | {"image": job.image.name}
+        return Upload(job.beside(column)) if column in job.row else None
 
 
 def _message(error: HostError) -> str:

@@ -21,10 +21,19 @@ SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 @dataclass(frozen=True)
 class Places:
-    """Where the cells of a table go: addresses by column, and whether the picture needs its mask in its alpha channel."""
+    """Where the cells of a table go: addresses by column, and whether the picture needs its mask in its alpha channel.
+
+    `recorded` are those that tell of an edit: of the columns, and of prompt and seed where no column gives them.
+    """
 
     columns: dict[str, list[Address]]
     mask_in_alpha: bool
+    recorded: dict[str, list[Address]]
+
+    def values(self, prompt: Json) -> Json:
+        """What a prompt has in the recorded places, where that is one value."""
+        values = {column: [prompt[node]["inputs"][name] for node, name in places] for column, places in self.recorded.items()}
+        return {column: found[0] for column, found in values.items() if found and all(value == found[0] for value in found)}
 
 
 def find_places(workflow: Workflow, columns: set[str], settings: Sequence[str]) -> Places:
@@ -44,7 +53,8 @@ def find_places(workflow: Workflow, columns: set[str], settings: Sequence[str]) 
     if "mask" in columns and "mask" not in found and not in_alpha:
         files = [(node, "image") for node in workflow.prompt if _kind(workflow, node) == MASK_FILE]
         found["mask"] = _clear("mask", files, workflow)
-    return Places(found, in_alpha)
+    recorded = {"prompt": texts(workflow), "seed": seeds(workflow)} | found
+    return Places(found, in_alpha, {column: places for column, places in recorded.items() if column not in ("image", "mask")})
 
 
 def as_type(value: Any, spec: Sequence[Any], column: str) -> Any:

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,15 @@ class Job:
     mask: Path | None
     row: Row
 
+    def beside(self, column: str) -> Path:
+        """What a further column names, if it names a file."""
+        return self.image.parent / str(self.row[column])
+
+    def files(self) -> list[Path]:
+        """The files that it names."""
+        further = (self.beside(column) for column in self.row if column not in ("image", "mask"))
+        return [path for path in (self.image, self.mask, *further) if path and os.path.isfile(path)]  # which answers for any text
+
 
 def find_jobs(source: Path) -> list[Job]:
     """The jobs of a folder or a table (.csv, .jsonl), in order, each with a name of its own.
@@ -39,7 +50,8 @@ def find_jobs(source: Path) -> list[Job]:
     rows = _rows(table) if table else [{"image": path.name} for path in _pictures_in(source)]
     folder = table.parent if table else source
     names: set[str] = set()
-    jobs = [_job(row, folder, names) for row in rows]
+    masks_in = cache(_masks_in)
+    jobs = [_job(row, folder, names, masks_in) for row in rows]
     if not jobs:
         raise HostError(f"{source} has no picture to edit.")
     return jobs
@@ -53,8 +65,11 @@ def _table_in(folder: Path) -> Path | None:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    pictures = (path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    return sorted(path for path in pictures if not path.stem.endswith(MASK))
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not _is_mask(path))
+
+
+def _is_mask(path: Path) -> bool:
+    return path.stem.casefold().endswith(MASK)
 
 
 def _rows(table: Path) -> list[Row]:
@@ -97,15 +112,24 @@ def _from_lines(table: Path) -> Iterator[tuple[int, Row]]:
             yield number, row
 
 
-def _job(row: Row, folder: Path, names: set[str]) -> Job:
+def _job(row: Row, folder: Path, names: set[str], masks_in: Callable[[Path], dict[str, Path]]) -> Job:
     image = folder / row["image"]
-    mask = folder / str(row["mask"]) if "mask" in row else _mask_of(image)
+    mask = folder / str(row["mask"]) if "mask" in row else _mask_of(image, masks_in(image.parent))
     return Job(_free_name(image.stem, names), image, mask, row)
 
 
-def _mask_of(image: Path) -> Path | None:
-    beside = (image.with_name(image.stem + MASK + suffix) for suffix in sorted(PICTURES))
-    return next((path for path in beside if path.exists()), None)
+def _mask_of(image: Path, masks: dict[str, Path]) -> Path | None:
+    name = image.stem + MASK
+    return masks.get(name) or masks.get(name.casefold())
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by their names without the ending, as they are and in lower case. Of several endings, the first counts."""
+    if not folder.is_dir():
+        return {}
+    masks = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and _is_mask(path)]
+    masks.sort(key=lambda path: path.suffix.lower(), reverse=True)
+    return {path.stem.casefold(): path for path in masks} | {path.stem: path for path in masks}
 
 
 def _free_name(stem: str, names: set[str]) -> str:

@@ -11,6 +11,8 @@ from host import HostError
 from host.own_picture import size_of
 
 FOLDER = "edit"  # in the input folder
+# What Pillow raises for a damaged picture, and for one with more pixels than it dares to open.
+UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError)
 
 
 class Upload:
@@ -63,7 +65,9 @@ def _opened(path: Path, data: bytes) -> Image.Image:
     try:
         picture = ImageOps.exif_transpose(Image.open(BytesIO(data)))
         picture.load()
-    except (OSError, ValueError, SyntaxError):
+    except Image.DecompressionBombError:
+        raise HostError(f"{path.name} is too large: it has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels.") from None
+    except UNREADABLE:
         raise HostError(f"{path.name} is not a picture, or it is damaged.") from None
     if picture.mode.startswith(("I", "F")):
         raise HostError(f"{path.name} has more than 8 bits a color: save it with 8.")

@@ -1,10 +1,10 @@
-"""A result: what the server is asked beside the picture, and the PNG file with all of it."""
+"""The results: PNG files, each with all that is known of it."""
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -14,13 +14,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from host import HostError
-from host.client import Client, Run
+from host.client import Client
+from host.edit.jobs import Job
+from host.edit.pictures import UNREADABLE
 
 Json = dict[str, Any]
 
-RANK, RECONSTRUCT, SAMPLE, REPORT = "ClipRankBatch", "DecoderFinetuneReconstruct", "BlendedLatentKSampler", "EditReport"
-FIGURES = ("background_psnr", "worst_block", "seam", "colour_shift")
-PART = ".part"
+PART = ".bld-part"  # no file of the user's ends so
 # What a full or locked disk, or a limit on the user, answers to every file.
 FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -45,52 +45,25 @@ def whole(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
-class Taps:
-    """A prompt with nodes added that tell what it does, and its pictures shown in place of saved on the server. Raises HostError."""
+def spare_sources(folder: Path, jobs: Sequence[Job]) -> None:
+    """Refuse a folder where a result would take the place of a file that a job names. Raises HostError."""
+    names = {job.name.casefold() for job in jobs}  # some disks take upper and lower case for the same
+    for file in (file for job in jobs for file in job.files()):
+        for path in (file, file.resolve()):  # a link, and what it leads to
+            if path.suffix.casefold() == ".png" and (_is_first(path, folder, names) or _is_further(path, folder, names)):
+                raise HostError(f"{file} is a picture to edit, and a result in --out {folder} would take its place: name another folder.")
 
-    def __init__(self, prompt: Json, object_info: Json) -> None:
-        self._info = object_info
-        self.prompt = {node: dict(entry) for node, entry in prompt.items()}
-        self.saved = [node for node, entry in prompt.items() if entry["class_type"] == "SaveImage"]
-        if not self.saved:
-            raise HostError("The workflow saves no picture: end it with Save Image.")
-        for node in self.saved:
-            self.prompt[node] = {"class_type": "PreviewImage", "inputs": {"images": prompt[node]["inputs"]["images"]}}
-        self._tell()
 
-    def told(self, run: Run) -> Json:
-        """What a run told: seed of the result, score, figures and reports, as far as its workflow has them."""
-        texts = {name: run.outputs.get(f"edit_{name}", {}).get("text", []) for name in ("scores", "order", "seeds", "ranking", "reconstruction", *FIGURES)}
-        result: Json = {name: round(float(texts[name][0]), 4) for name in FIGURES if texts[name]}
-        if texts["scores"]:
-            result["score"] = round(float(texts["scores"][0]), 4)
-        if texts["seeds"]:
-            place = int(texts["order"][0]) if texts["order"] else 0
-            result["candidate_seed"] = json.loads(texts["seeds"][place]) if place < len(texts["seeds"]) else None
-        reports = [*texts["ranking"], *texts["reconstruction"]]
-        return result | ({"report": "\n\n".join(reports)} if reports else {})
+def _is_first(path: Path, folder: Path, names: set[str]) -> bool:
+    return path.stem.casefold() in names and _is_same(path.parent, folder)
 
-    def _tell(self) -> None:
-        """Nodes that show what the one ranker, sampler and reconstruction of the workflow give; of several it's unclear which to ask."""
-        rank, sample, edit = (self._only(kind) for kind in (RANK, SAMPLE, RECONSTRUCT))
-        if rank:
-            self._show(rank, scores="scores", order="order", report="ranking")
-        if sample:
-            self._show(sample, seeds="seeds")
-        if edit:
-            self._show(edit, report="reconstruction")
-            given = self.prompt[edit]["inputs"]
-            self.prompt["edit_figures"] = {"class_type": REPORT, "inputs": {"source": given["image"], "edited": [edit, 0], "mask": given["mask"]}}
-            self._show("edit_figures", **{name: name for name in FIGURES})
 
-    def _only(self, kind: str) -> str | None:
-        found = [node for node, entry in self.prompt.items() if entry["class_type"] == kind]
-        return found[0] if len(found) == 1 else None
+def _is_further(path: Path, folder: Path, names: set[str]) -> bool:
+    return path.stem.isdigit() and path.parent.name.casefold() in names and _is_same(path.parent.parent, folder)
 
-    def _show(self, node: str, **outputs: str) -> None:
-        names = self._info[self.prompt[node]["class_type"]]["output_name"]
-        for output, name in outputs.items():
-            self.prompt[f"edit_{name}"] = {"class_type": "PreviewAny", "inputs": {"source": [node, names.index(output)]}}
+
+def _is_same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
 
 
 class Results:
@@ -105,9 +78,9 @@ class Results:
         except OSError as error:
             raise HostError(f"--out is {folder}, but no results can be written there: {error.strerror or error}.") from error
 
-    def path(self, name: str) -> Path:
-        """The result of a job."""
-        return self.folder / f"{name}.png"
+    def path(self, name: str, number: int = 1) -> Path:
+        """The result of a job, or a further picture that its workflow saved."""
+        return self.folder / f"{name}.png" if number == 1 else self.folder / name / f"{number}.png"
 
     def record(self, name: str) -> Json | None:
         """What is written in a job's result, None if it isn't done."""
@@ -118,29 +91,37 @@ class Results:
         texts = self._texts(name)
         return "edit" in texts and texts.get("prompt") == prompt
 
-    def write(self, name: str, client: Client, run: Run, taps: Taps, texts: Json) -> None:
-        """Write a run's pictures, the job's own one last. `texts` go into its metadata as ComfyUI writes them. Raises HostError."""
-        files = [file for node in taps.saved for file in client.images(run, node)]
-        if not files:
-            raise HostError("The workflow gave no picture.")
-        info = PngInfo()
-        for key, value in texts.items():
-            info.add_text(key, json.dumps(value))
-        for number, data in reversed(list(enumerate(files, 1))):
-            path = self.path(name) if number == 1 else self.folder / name / f"{number}.png"
-            # Not straight into the file: where the disk gets full, Pillow may write half of it and say nothing.
-            file = BytesIO()
-            with Image.open(BytesIO(data)) as picture:
-                picture.save(file, "PNG", pnginfo=info, compress_level=4)
-            with whole(path) as part:
-                part.write_bytes(file.getbuffer())
+    def write(self, name: str, client: Client, pictures: Sequence[tuple[Json, Json]], texts: Json) -> None:
+        """Write a job's pictures, its own one last, each a file of the server with what is known of it. Raises HostError.
+
+        `texts` go into the metadata as ComfyUI writes them, what is known into that under the key `edit`.
+        """
+        for number, (file, known) in reversed(list(enumerate(pictures, 1))):
+            data = _with_texts(client.view(file), texts | {"edit": texts["edit"] | known})
+            with whole(self.path(name, number)) as part:
+                part.write_bytes(data)
 
     def _texts(self, name: str) -> Json:
         try:
             with Image.open(self.path(name)) as picture:
                 return dict(_json_of(picture))
-        except OSError:
+        except UNREADABLE:
             return {}
+
+
+def _with_texts(data: bytes, texts: Json) -> bytes:
+    """A picture as a PNG file with these texts in it. Raises HostError."""
+    info = PngInfo()
+    for key, value in texts.items():
+        info.add_text(key, json.dumps(value))
+    # Not straight into the file: where the disk gets full, Pillow may write half of it and say nothing.
+    file = BytesIO()
+    try:
+        with Image.open(BytesIO(data)) as picture:
+            picture.save(file, "PNG", pnginfo=info, compress_level=4)
+    except UNREADABLE as error:
+        raise HostError(f"The result could not be read: {error}") from None
+    return file.getvalue()
 
 
 def _json_of(picture: Image.Image) -> Iterator[tuple[str, Any]]:

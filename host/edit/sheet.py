@@ -12,6 +12,7 @@ from urllib.parse import quote
 from PIL import Image, ImageOps
 
 from host.edit.jobs import Job
+from host.edit.pictures import UNREADABLE
 from host.edit.results import Results, whole
 
 SIDE = 256  # of a small picture, in pixels
@@ -68,7 +69,7 @@ def _picture(path: Path, alt: str) -> str:
     try:
         with Image.open(path) as picture:
             small = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, ValueError, SyntaxError):
+    except UNREADABLE:
         return ""
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = BytesIO()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from host.edit.jobs import Job
-from host.edit.results import FIGURES, Results, whole
+from host.edit.results import Results, whole
+from host.edit.taps import FIGURES
 
 COLUMNS = ("name", "status", "image", "prompt", "seed", "candidate_seed", "score", *FIGURES, "seconds", "error")
 

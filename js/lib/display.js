@@ -10,7 +10,7 @@ import { api, app } from "./comfy.js";
  * create(node) -> { element, show(values), height() }: `show` gets the list under the key. `height` is the least height in pixels that the
  * display needs now. A display calls `node.graph?.setDirtyCanvas(true, true)` when that changes.
  * event: what the server sends to one of the nodes while it runs, if anything: `bridge/comfy_internals.py` tells, display.hear(data) gets it,
- * and display.stop() is called where a run ends without an output.
+ * and display.stop() is called where a run ends: another workflow's, too, whose nodes have the same ids.
  * A display that leaves something outside its node has remove(), which is called when the node goes.
  */
 export function showOutputs({ name, kind, key, create, event }) {
@@ -26,7 +26,7 @@ export function showOutputs({ name, kind, key, create, event }) {
 
   if (event) {
     api.addEventListener(event, ({ detail }) => displays.get(nodeOfExecution(detail.node))?.hear(detail));
-    for (const end of ["execution_error", "execution_interrupted"]) {
+    for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
       api.addEventListener(end, () => allNodes().forEach((node) => displays.get(node)?.stop()));
     }
   }

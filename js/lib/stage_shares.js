@@ -10,8 +10,8 @@ export function stageShares(stages, takeover, spacing) {
   return [...weights.map((weight) => (takeover * weight) / whole), stages > 0 ? 1 - takeover : 1];
 }
 
-/** The widgets of Progressive Mask Dilate that decide its shares, and what they show. */
-export const SHAPING = ["stages", "growth", "takeover", "spacing"];
+/** The widgets of Progressive Mask Dilate that decide its shares and how wide its masks are. */
+export const SHAPING = ["stages", "growth", "takeover", "spacing", "where"];
 
 /** The shares that a Progressive Mask Dilate's widgets ask for; undefined where they are linked, so that only a run can tell. */
 export const sharesAsked = (node) =>

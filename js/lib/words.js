@@ -41,6 +41,7 @@ const WORDS = {
   "mask": ["遮罩", "マスク", "Maske"],
   "Your mask: {span}": ["您的遮罩：{span}", "元のマスク：{span}", "Deine Maske: {span}"],
   "{reach} latent pixels beyond your mask: {span}": ["比您的遮罩宽 {reach} 个 Latent 像素：{span}", "元のマスクより潜在 {reach} ピクセル広いマスク：{span}", "{reach} Latent-Pixel über deine Maske hinaus: {span}"],
+  "At most {reach} latent pixels beyond the thin parts of your mask: {span}": ["比您的遮罩的细处最多宽 {reach} 个 Latent 像素：{span}", "元のマスクの細い部分より最大で潜在 {reach} ピクセル広いマスク：{span}", "Höchstens {reach} Latent-Pixel über die dünnen Teile deiner Maske hinaus: {span}"],
   "your mask from {start}": ["{start} 起为您的遮罩", "{start} から元のマスク", "deine Maske ab {start}"],
   "your mask throughout": ["始终为您的遮罩", "ずっと元のマスク", "durchweg deine Maske"],
   "1 step": ["1 步", "1ステップ", "1 Schritt"],
