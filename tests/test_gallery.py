@@ -489,8 +489,8 @@ CHOOSE = """([kind, values]) => {
 }"""
 # By kind of node: what its displays are called, and the name and value of every other widget.
 WIDGETS = """kinds => Object.fromEntries(app.graph.nodes.filter(n => kinds.includes(n.type)).map(({ type, widgets }) => {
-    const isDisplay = w => w.name.startsWith("bld_")
-    return [type, [widgets.filter(isDisplay).map(w => w.name), widgets.filter(w => !isDisplay(w)).map(w => [w.name, w.value])]]
+    const isDisplay = w => w.name.startsWith("bld_"), isPreview = w => w.name.startsWith("$$") // of the frontend's own
+    return [type, [widgets.filter(isDisplay).map(w => w.name), widgets.filter(w => !isDisplay(w) && !isPreview(w)).map(w => [w.name, w.value])]]
 }))"""
 DISPLAYS = {
     "ClipRankBatch": "bld_gallery",
