@@ -32,7 +32,8 @@ function createRun(node) {
     const shares = asked();
     bar.drawMark(undefined);
     if (!run || isStale(shares)) {
-      bar.drawStages(shares ?? [], (shares ?? []).map(() => ""), (shares ?? []).map(inPercent));
+      const known = shares ?? [];
+      bar.drawStages(known, known.map(() => ""), known.map(inPercent));
       bar.drawSteps([], []);
       return bar.say(t("Run to see the steps."));
     }
