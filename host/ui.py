@@ -14,7 +14,8 @@ Json = dict[str, Any]
 # ComfyUI's own page looks for files that a user may have made and for help in the user's language, and touches its graph too early.
 ITS_OWN = ("/userdata", "/user.css", "/en.md", "/favicon.ico", "graph accessed before initialization")
 
-SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", "Comfy.Execution.PreviewMethod": "default"}
+SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", "Comfy.Execution.PreviewMethod": "default",
+            "Comfy.RightSidePanel.IsOpen": False}  # fmt: skip
 # Counts the live previews of the coming run.
 COUNT_PREVIEWS = """() => {
     if (window.previews === undefined) window.comfyAPI.api.api.addEventListener('b_preview', () => window.previews++)

@@ -5,12 +5,14 @@ Only the sizes are ours. Noise schedules, latent formats, extra conditions and t
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import comfy.latent_formats
+import comfy.ldm.chroma_radiance.model
 import comfy.model_base
 import comfy.model_management as management
 import comfy.model_patcher
@@ -87,8 +89,10 @@ CHROMA = DIT | {
 RADIANCE = CHROMA | {
     "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 8, "nerf_hidden_size": 8, "nerf_mlp_ratio": 2,
     "nerf_depth": 1, "nerf_max_freqs": 4, "nerf_tile_size": 0, "nerf_final_head_type": "linear", "nerf_embedder_dtype": torch.float32,
-    "use_x0": False, "use_sequential_txt_ids": False,
+    "use_x0": False,
 }  # fmt: skip
+if "use_sequential_txt_ids" in inspect.signature(comfy.ldm.chroma_radiance.model.ChromaRadianceParams).parameters:
+    RADIANCE["use_sequential_txt_ids"] = False
 HUNYUAN = DIT | {
     "image_model": "hunyuan_video", "patch_size": [1, 2, 2], "theta": 256, "guidance_embed": True, "byt5": False, "meanflow": False,
     "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False,
@@ -220,8 +224,8 @@ def random_weight(name: str, weight: Tensor, generator: torch.Generator) -> Tens
 
 
 def prompt(family: Family, generator: torch.Generator) -> list[Any]:
-    """A CONDITIONING of the shape that the family's text encoder gives."""
-    options = {key: normal(generator, *shape) for key, shape in family.prompt.items()}
+    """A CONDITIONING of the shape that the family's text encoder gives, all of which give a pooled prompt or None."""
+    options: Sizes = {"pooled_output": None} | {key: normal(generator, *shape) for key, shape in family.prompt.items()}
     if "attention_mask" in options:
         options["attention_mask"] = torch.ones(family.prompt["attention_mask"], dtype=torch.long)
     return [[normal(generator, 1, TOKENS, WIDTH), options]]

@@ -408,6 +408,22 @@ def test_keep_this_seed_draws_the_candidate_alone(ui, vue):
     assert ui.complaints == []
 
 
+def test_the_panel_of_a_nodes_inputs_leaves_the_gallery_where_it_is(ui, vue):
+    """The panel takes the elements of widgets that don't forbid it, so that a double click was lost."""
+    open_and_run(ui, vue)
+    panel = ui.page.get_by_test_id("properties-panel")
+    ui.set("Comfy.RightSidePanel.IsOpen", True)
+    if vue:  # where a click into a display does not select its node
+        ui.page.evaluate("app.canvas.selectItems(app.graph.nodes.filter(n => n.type === 'ClipRankBatch'))")
+    for _ in range(3):
+        tiles(ui).nth(3).dblclick()
+        panel.get_by_text("top_k").wait_for()
+        ui.page.keyboard.press("Escape")
+        ui.page.locator("dialog.bld-large").wait_for(state="detached")
+    assert ui.page.locator(".bld-gallery").count() == 1 and panel.locator(".bld-gallery").count() == 0
+    assert panel.get_by_text("bld_gallery").count() == 0 and ui.complaints == []
+
+
 def test_those_that_pruning_dropped_stand_at_the_end_with_the_reason(ui, vue):
     ui.open("pruned_candidates")
     ui.show_renderer(vue)

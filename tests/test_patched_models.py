@@ -149,6 +149,8 @@ def test_a_candidate_of_a_patched_model_is_the_same_in_any_chunk_and_race(name):
 
 def test_a_compiled_model_goes_through_a_race():
     """With the cheapest backend; a race makes its batches smaller, so it compiles again."""
+    if "kwargs" not in inspect.signature(torch._dynamo.lookup_backend("eager")).parameters:
+        pytest.skip(f"ComfyUI passes options that the backend of torch {torch.__version__} doesn't know")
     loaded = load("Flux")
     model = host_node("torch_compile", "TorchCompileModel").execute(loaded.model, "eager").args[0]
     full = draw(model, loaded, candidates=2)["samples"]
@@ -167,6 +169,7 @@ def test_a_patch_that_remembers_is_named(name, caplog):
 @pytest.mark.parametrize("name", ["SD1.5", "LTX-Video", "Cosmos Predict2"], ids=["mask alone", "told a level per cell", "told a level per frame"])
 def test_the_hosts_split_over_devices_changes_no_candidate(monkeypatch, name):
     """Two devices of the host's MultiGPU node, both the CPU: one computes the prompt, the other the empty one."""
+    node = host_node("multigpu", "MultiGPUCFGSplitNode")
     loaded, devices = load(name), [torch.device("cpu"), torch.device("cpu", 0)]
     # The host looks for its clone among those that are loaded, and falls over one of an earlier test that is gone.
     monkeypatch.setattr(comfy.model_management, "current_loaded_models", [])
@@ -178,7 +181,7 @@ def test_the_hosts_split_over_devices_changes_no_candidate(monkeypatch, name):
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: devices)
     one = fresh()
     one.cached_patcher_init = (fresh, ())
-    split = host_node("multigpu", "MultiGPUCFGSplitNode").execute(one, 2).args[0]
+    split = node.execute(one, 2).args[0]
     seen: list[torch.nn.Module] = []
     for patcher in (split, *split.get_additional_models_with_key("multigpu")):
         patcher.model.diffusion_model.register_forward_pre_hook(lambda network, args: seen.append(network))

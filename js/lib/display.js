@@ -76,7 +76,7 @@ export function showOutputs({ name, kind, key, create, event }) {
  * Its name is none of theirs: Nodes 2.0 would take it for the input of that name.
  */
 function addDisplay(node, name, { element, height }) {
-  const widget = node.addDOMWidget(`bld_${name}`, `bld_${name}`, element, { serialize: false, hideOnZoom: false, getMinHeight: height });
+  const widget = node.addDOMWidget(`bld_${name}`, `bld_${name}`, element, { serialize: false, hideInPanel: true, hideOnZoom: false, getMinHeight: height });
   widget.serialize = false;
 }
 
