@@ -3,8 +3,9 @@
 ``python run.py bench folder [--pictures N] [--json FILE]``.
 
 Pictures of the demo's size go through the smallest example with few steps and the method paste, so that the command's own work counts as
-much as it can. By hand means: all prompts queued at once with the uploaded pictures, and nothing fetched. A tenth of the pictures is edited so
-before the command and a tenth after it, on the same server.
+much as it can. By hand means: all prompts queued at once with the uploaded pictures, and nothing fetched. They are the prompts that the command
+queues, with the nodes that tell its figures, or the bare workflow. A tenth of the pictures is edited each way before the command and a tenth after
+it, on the same server.
 
 Memory is that of the server and of the client after each picture: the mean of the last hundred over that of the first hundred, or of the last
 and first tenth if there are fewer than a thousand pictures.
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,6 +35,7 @@ from bench._trials import the_host
 from host.client import Client
 from host.demo import INPUTS
 from host.edit.graph import Workflow, read_workflow
+from host.edit.taps import Taps
 from host.provision import Host
 from host.server import ROOT, Server
 
@@ -48,16 +51,18 @@ def answer(options: argparse.Namespace) -> Json:
         workflow = quick(client, place / "workflow.json")
         few = max(3, options.pictures // 10)
         draw(place / "pictures", options.pictures)
-        by_hand(client, workflow, place / "pictures", 0, 3)  # the models are loaded
-        hand = by_hand(client, workflow, place / "pictures", 0, few)
+        pictures = sorted((place / "pictures").iterdir())
+        by_hand(client, workflow, pictures[:3], same)  # the models are loaded
+        hands = [[by_hand(client, workflow, pictures[:few], asked) for asked in (same, bare)]]
         command, used = by_command(server, host, place)
-        hand += by_hand(client, workflow, place / "pictures", options.pictures - few, options.pictures)
+        hands += [[by_hand(client, workflow, pictures[-few:], asked) for asked in (same, bare)]]
     growths = {name: growth([one[name] for one in used]) for name in ("server", "client")}
     rows = {name: [growths[name], used[0][name] / 2**20, used[-1][name] / 2**20] for name in growths}
     _table.show(f"{options.pictures} pictures", {"last over first": "{:.3f}", "first, MiB": "{:.0f}", "last, MiB": "{:.0f}"}, rows)
-    each, by_hand_each = command / options.pictures, hand / (2 * few)
-    print(f"{each:.2f} s a picture, {by_hand_each:.2f} s by hand: throughput {by_hand_each / each:.3f} of that by hand")
-    return {"pictures": options.pictures, "memory": growths, "throughput": by_hand_each / each}
+    each, (same_each, bare_each) = command / options.pictures, (sum(seconds) / (2 * few) for seconds in zip(*hands, strict=True))
+    print(f"{each:.2f} s a picture, {same_each:.2f} s by hand: throughput {same_each / each:.3f} of that by hand")
+    print(f"by hand without the figures {bare_each:.2f} s: throughput {bare_each / each:.3f} of that")
+    return {"pictures": options.pictures, "memory": growths, "throughput": same_each / each, "without figures": bare_each / each}
 
 
 def quick(client: Client, path: Path) -> Workflow:
@@ -80,14 +85,24 @@ def draw(folder: Path, count: int) -> None:
         Image.fromarray(np.dstack([noisy, pixels[..., 3]]).astype(np.uint8)).save(folder / f"{number:04d}.png")
 
 
-def by_hand(client: Client, workflow: Workflow, folder: Path, first: int, end: int) -> float:
-    """Seconds for pictures first to end, all queued at once."""
+def same(workflow: Workflow, prompt: Json) -> Json:
+    """What the command queues for a prompt."""
+    return Taps(prompt, workflow.info).prompt
+
+
+def bare(workflow: Workflow, prompt: Json) -> Json:
+    """The prompt alone."""
+    return prompt
+
+
+def by_hand(client: Client, workflow: Workflow, pictures: list[Path], asked: Callable[[Workflow, Json], Json]) -> float:
+    """Seconds for these pictures, all queued at once."""
     (loader,) = (node for node, entry in workflow.prompt.items() if entry["class_type"] == "LoadImage")
+    client.post("/free", {"free_memory": True})  # else it takes from its memory what was drawn before
     start = time.monotonic()
-    queued = []
-    for path in sorted(folder.iterdir())[first:end]:
+    for path in pictures:
         prompt, _ = workflow.filled({(loader, "image"): client.upload(path.name, path.read_bytes())})
-        queued.append(client.queue(prompt))
+        client.queue(asked(workflow, prompt))
     while any(client.queued()):
         time.sleep(0.1)
     return time.monotonic() - start

@@ -101,8 +101,26 @@ def seam_map(x_hat: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
 
     Arguments as for `seam`. Returns: (B, 1, H, W) each.
     """
-    weight, edit = steps(x_hat, m)
-    return weight, LEVELS * (size(edit) - size(steps(x, m)[1])).clamp(min=0)
+    rows, columns = edge_box(m)
+    x_hat, x, near = (t[..., rows, columns] for t in (x_hat, x, m))
+    weight, edit = steps(x_hat, near)
+    excess = LEVELS * (size(edit) - size(steps(x, near)[1])).clamp(min=0)
+    height, width = m.shape[-2:]
+    beyond = columns.start, width - columns.stop, rows.start, height - rows.stop
+    return F.pad(weight, beyond), F.pad(excess, beyond)
+
+
+def edge_box(m: Tensor) -> tuple[slice, slice]:
+    """The rows and columns of the smallest box that holds all neighbours that one of the masks (B, H, W) tells apart; one pixel if there are none."""
+    apart = torch.zeros_like(m[0], dtype=torch.bool)
+    for axis in (-2, -1):
+        told = m.diff(dim=axis).ne(0).any(0)
+        for start in (0, 1):
+            apart.narrow(axis, start, told.shape[axis]).logical_or_(told)
+    if not apart.any():
+        return slice(0, 1), slice(0, 1)
+    rows, columns = (slice(int(side.min()), int(side.max()) + 1) for side in apart.nonzero().unbind(1))
+    return rows, columns
 
 
 def flicker(x_hat: Tensor, x: Tensor, m: Tensor) -> Iterator[float]:
