@@ -200,6 +200,20 @@ def dropped(mask: Tensor, latent_mask: Tensor) -> tuple[int, int]:
     return pixels, int(strokes)
 
 
+def mask_box(m: Tensor, context: float = 0.0) -> tuple[slice, slice]:
+    """Rows and columns of the mask's bounding box, widened by `context` of its longer side, inside the picture.
+
+    m: (H, W); > 0 counts. An empty mask gives the whole picture.
+    """
+    rows, columns = (torch.nonzero((m > 0).any(dim)).flatten() for dim in (1, 0))
+    if len(rows) == 0:
+        return slice(None), slice(None)
+    ends = [(int(axis[0]), int(axis[-1]) + 1) for axis in (rows, columns)]
+    margin = round(context * max(end - start for start, end in ends))
+    box = [slice(max(0, start - margin), min(size, end + margin)) for (start, end), size in zip(ends, m.shape, strict=True)]
+    return box[0], box[1]
+
+
 def _widest(mask: Tensor, reach: int, dim: int) -> Tensor:
     """The largest value within `reach` places of each one along `dim`, -1 or -2, of a mask >= 0.
 

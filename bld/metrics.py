@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .edges import Region
+from .masks import mask_box
 
 BLOCK = 16
 WINDOW = 15
@@ -101,26 +102,22 @@ def seam_map(x_hat: Tensor, x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
 
     Arguments as for `seam`. Returns: (B, 1, H, W) each.
     """
-    rows, columns = edge_box(m)
-    x_hat, x, near = (t[..., rows, columns] for t in (x_hat, x, m))
-    weight, edit = steps(x_hat, near)
-    excess = LEVELS * (size(edit) - size(steps(x, near)[1])).clamp(min=0)
-    height, width = m.shape[-2:]
-    beyond = columns.start, width - columns.stop, rows.start, height - rows.stop
-    return F.pad(weight, beyond), F.pad(excess, beyond)
+    box = (..., *mask_box(edge(m)))
+    weight, edit = steps(x_hat[box], m[box])
+    excess = LEVELS * (size(edit) - size(steps(x[box], m[box])[1])).clamp(min=0)
+    whole = [values.new_zeros(*values.shape[:2], *m.shape[-2:]) for values in (weight, excess)]
+    whole[0][box], whole[1][box] = weight, excess
+    return whole[0], whole[1]
 
 
-def edge_box(m: Tensor) -> tuple[slice, slice]:
-    """The rows and columns of the smallest box that holds all neighbours that one of the masks (B, H, W) tells apart; one pixel if there are none."""
+def edge(m: Tensor) -> Tensor:
+    """Whether any of the masks (B, H, W) tells a pixel from one of its neighbours: (H, W) of bool."""
     apart = torch.zeros_like(m[0], dtype=torch.bool)
     for axis in (-2, -1):
         told = m.diff(dim=axis).ne(0).any(0)
         for start in (0, 1):
             apart.narrow(axis, start, told.shape[axis]).logical_or_(told)
-    if not apart.any():
-        return slice(0, 1), slice(0, 1)
-    rows, columns = (slice(int(side.min()), int(side.max()) + 1) for side in apart.nonzero().unbind(1))
-    return rows, columns
+    return apart
 
 
 def flicker(x_hat: Tensor, x: Tensor, m: Tensor) -> Iterator[float]:

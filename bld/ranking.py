@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .masks import mask_box
 from .metrics import LEVELS, background_psnr, seam
 
 SCOPES = ("masked", "box", "whole")
@@ -59,20 +60,6 @@ def sampled(frames: int) -> list[int]:
     """The frames that a video is judged by, spread over it: the middle of each of SAMPLED equal parts; all, if it has no more."""
     count = min(SAMPLED, frames)
     return [frames * (2 * part + 1) // (2 * count) for part in range(count)]
-
-
-def mask_box(m: Tensor, context: float = 0.0) -> tuple[slice, slice]:
-    """Rows and columns of the mask's bounding box, widened by `context` of its longer side, inside the picture.
-
-    m: (H, W); > 0 counts. An empty mask gives the whole picture.
-    """
-    rows, columns = (torch.nonzero((m > 0).any(dim)).flatten() for dim in (1, 0))
-    if len(rows) == 0:
-        return slice(None), slice(None)
-    ends = [(int(axis[0]), int(axis[-1]) + 1) for axis in (rows, columns)]
-    margin = round(context * max(end - start for start, end in ends))
-    box = [slice(max(0, start - margin), min(size, end + margin)) for (start, end), size in zip(ends, m.shape, strict=True)]
-    return box[0], box[1]
 
 
 def view(x_hat: Tensor, m: Tensor, scope: str, size: tuple[int, int], context: float = 0.25, interpolation: str = "bicubic") -> Tensor:

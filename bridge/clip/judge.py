@@ -82,7 +82,7 @@ def judge_of(clip: OpenClip, vae: comfy.sd.VAE, prompt: str, mask: Tensor, scope
 
 def cells_to_see(m: Tensor, scope: str, scale: int) -> tuple[slice, slice]:
     """The rows and columns of a latent that this scope needs decoded: all, or the box of the mask (H, W) with NEIGHBOURS around it."""
-    box = ranking.mask_box(m, CONTEXT) if scope == "box" else (slice(None), slice(None))
+    box = masks.mask_box(m, CONTEXT) if scope == "box" else (slice(None), slice(None))
     edges = (pixels.indices(side) for pixels, side in zip(box, m.shape, strict=True))
     rows, columns = (
         slice(max(0, start // scale - NEIGHBOURS), min(side // scale, -(-stop // scale) + NEIGHBOURS))
