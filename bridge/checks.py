@@ -47,6 +47,15 @@ def as_samples(latent: dict, name: str = "latent") -> Tensor:
     return samples
 
 
+def check_total(numbers: int, what: str) -> None:
+    """Raises ValueError, before any work, where inputs that are each within their limits together ask for more than any memory holds.
+
+    numbers: how many, as a plain product. what: the sentence's subject, which begins with the input's name, up to what it would make.
+    """
+    if numbers > MOST:
+        raise ValueError(f"{what} of {numbers * 4 / 2**30:.0f} GiB: choose a smaller one, or fewer at once.")
+
+
 def check_batch(count: int, batch: int, name: str, of: str, frames: int = 1) -> None:
     """One for all or one each: raises ValueError for any other count, so that nothing is cycled or cut silently.
 

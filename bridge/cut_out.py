@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..bld import masks, reconstruction
 from ..bld.reconstruction.decoder import repeated
 from ..bld.windows import Window, scaled, window_around
-from .checks import as_mask, as_picture, check_batch, check_shape, frames_of
+from .checks import as_mask, as_picture, check_batch, check_shape, check_total, frames_of
 
 # What VAE Encode makes both sides a multiple of.
 FACTORS = (8, 16, 32, 64)
@@ -41,6 +42,8 @@ def cut_out(image: Tensor, mask: Tensor, context: float, multiple: int, side: in
     if not (m > 0).any():
         raise ValueError("mask is empty: paint the area to edit.")
     window = window_around(m, context, multiple, side)
+    (rows, columns), count = window.crop, len(image)
+    check_total(count * 3 * rows * columns, f"size is {side}, which makes {count} crops of {columns}x{rows},")
     inside = m[window.place].clone()
     crop = scaled(as_picture(image[:, window.rows.slice, window.columns.slice]), window.crop)
     return crop.movedim(1, -1).to(kind_of(image)), masks.resize(inside, window.crop, "max"), Place(image, window, inside), report_of(window, image)
@@ -75,6 +78,7 @@ def put_back(edited: Tensor, place: Place, method: str, settings: dict, image: T
     frames = frames_of(frames, len(edited), "edited")
     check_batch(len(whole), len(edited), name, "edited", frames)
     check_batch(len(place.mask), len(edited), "the mask of where", "edited", frames)
+    check_total(len(edited) * 3 * math.prod(whole.shape[1:3]), f"edited has {len(edited)} in its batch, which makes pictures")
     window = place.window
     part = as_picture(whole[:, window.rows.slice, window.columns.slice], name).clamp(0, 1)
     crops = scaled(as_picture(edited, "edited").to(part.device).clamp(0, 1), (window.rows.length, window.columns.length))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 
@@ -35,10 +36,10 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
         try:
             return execute(cls, *args, **kwargs)
         except ValueError as error:
-            if str(error).isprintable():
+            # ComfyUI logs an error with all that led to it. No text or file's name that is quoted there may control the terminal.
+            if "".join(traceback.format_exception(error)).replace("\n", "").isprintable():
                 raise
-            # A text or a file's name that the sentence quotes must not control the terminal.
-            raise ValueError(printable(str(error))) from error
+            raise ValueError(printable(str(error))).with_traceback(error.__traceback__) from None
 
     return first_checked
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..bld import masks, schedule
-from ..bridge.checks import as_mask
+from ..bridge.checks import as_mask, check_total
 from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.schedule_picture import stages_over_time
@@ -127,6 +127,8 @@ class ProgressiveMaskDilate(io.ComfyNode):
         where: str = schedule.EVERYWHERE,
         thin: int = 2,
     ) -> io.NodeOutput:
-        shrinking = schedule.shrinking(as_mask(mask), stages, growth, takeover, shape, spacing, soft_edge, where, thin)
+        m = as_mask(mask)
+        check_total((stages + 1) * m.numel(), f"stages is {stages}, which makes masks")
+        shrinking = schedule.shrinking(m, stages, growth, takeover, shape, spacing, soft_edge, where, thin)
         shown = {**ui.PreviewImage(stages_over_time(shrinking, image)).as_dict(), "schedule": [{"shares": list(shrinking.shares)}]}
         return io.NodeOutput(shrinking, shrinking.masks.flatten(0, 1), ui=shown)

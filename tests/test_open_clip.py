@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 import socket
 import subprocess
 import sys
 import threading
-import zipfile
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -318,6 +317,10 @@ def with_vision(**vision: object) -> dict:
         (with_text(width=10**400), "width is too large"),
         (with_vision(image_size=4096, patch_size=1), "it cuts a picture of 4096 pixels into patches of 1"),
         ({**TINY, "embed_dim": 2**40}, "embed_dim is too large"),
+        ({"model_cfg": TINY, "preprocess_cfg": {"mean": 5}}, "mean must be three numbers from 0 to 1"),
+        ({"model_cfg": TINY, "preprocess_cfg": {"mean": ["a", "b", "c"]}}, "mean must be three numbers from 0 to 1"),
+        ({"model_cfg": TINY, "preprocess_cfg": {"mean": [0.5, 0.5, float("nan")]}}, "mean must be three numbers from 0 to 1"),
+        ({"model_cfg": TINY, "preprocess_cfg": {"std": [0, 0, 0]}}, "std must be three numbers from 0.001 to 1"),
     ],
 )
 def test_a_config_may_not_do_more_than_describe_a_clip(folder, offline, config, reason):
@@ -331,10 +334,11 @@ def test_a_config_may_not_do_more_than_describe_a_clip(folder, offline, config, 
     assert offline == []
 
 
-def test_a_model_that_is_larger_than_its_file_takes_no_memory(folder):
-    """The widths are allowed one by one, and together they are 70 TB."""
+@pytest.mark.parametrize("vision", [{}, {"timm_model_name": ""}, {"timm_model_name": None}, {"timm_model_name": "test_vit"}], ids=str)
+def test_a_model_that_is_larger_than_its_file_takes_no_memory(folder, vision):
+    """The widths are allowed one by one, and together they are 70 TB, or 4 TB beside an image tower of timm's."""
     put(folder, "mine.safetensors", state={"visual.proj": torch.zeros(1), "text_projection": torch.zeros(1)})
-    config = {"embed_dim": 2**20, "vision_cfg": {**VISION, "width": 2**20}, "text_cfg": {**TEXT, "vocab_size": 2**20, "width": 2**20}}
+    config = {"embed_dim": 2**20, "vision_cfg": {**VISION, "width": 2**20, **vision}, "text_cfg": {**TEXT, "vocab_size": 2**20, "width": 2**20}}
     (folder / "mine.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="it has [0-9]+ weights, more than a file of [0-9]+ bytes holds"):
         load("mine.safetensors")
@@ -518,26 +522,14 @@ def test_a_header_that_lies_gets_one_clear_sentence(folder, content):
     (folder / "mine.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="clip mine.safetensors can't be read because mine.safetensors is damaged") as error:
         load("mine.safetensors")
-    assert str(error.value).isprintable()
+    assert "".join(traceback.format_exception(error.value)).replace("\n", "").isprintable(), "ComfyUI logs all of it"
 
 
 def test_names_in_a_file_cannot_control_the_terminal(folder):
     put(folder, "mine.safetensors", TINY, {"a\x1b[2J\x1b]0;title\x07\u202e": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"it has weights such as a\\x1b\[2J") as error:
         load("mine.safetensors")
-    assert str(error.value).isprintable()
-
-
-def test_a_file_that_unpacks_to_more_than_it_is_is_refused_before_it_is_unpacked(folder, tag):
-    path = folder / "them" / "tiny" / "open_clip_pytorch_model.bin"
-    path.parent.mkdir(parents=True)
-    torch.save({"text_projection": torch.zeros(10**6)}, folder / "plain.bin")
-    with zipfile.ZipFile(folder / "plain.bin") as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
-        for name in plain.namelist():
-            bomb.writestr(name, plain.read(name))
-    assert path.stat().st_size < 10**5
-    with pytest.raises(ValueError, match="it is compressed, as no file of weights is"):
-        load(tag)
+    assert "".join(traceback.format_exception(error.value)).replace("\n", "").isprintable(), "ComfyUI logs all of it"
 
 
 class Payload:
@@ -552,19 +544,23 @@ def own(value: int) -> None:
 owned: list[int] = []
 
 
-def test_a_pickle_is_loaded_only_if_it_is_nothing_but_weights(folder, tag):
-    path = folder / "them" / "tiny" / "open_clip_pytorch_model.bin"
-    path.parent.mkdir(parents=True)
-    model = model_of(TINY)
-    torch.save(model.state_dict(), path)
-    assert torch.allclose(scores_of(load(tag)), direct_scores(model, open_clip.tokenize(["a fox"], 16), OURS), atol=1e-5)
-    torch.save({"state_dict": model.state_dict(), "more": Payload()}, path)
-    with pytest.raises(ValueError, match="open_clip_pytorch_model.bin is a pickle file that holds more than weights, or another model's weights"):
+def test_no_pickle_is_loaded_whatever_lies_on_disk_or_on_the_hub(folder, hub, tag):
+    """Neither where open_clip itself would take it, nor in the place of a safetensors file."""
+    for path in (folder / "them" / "tiny" / "open_clip_pytorch_model.bin", folder / "mine.bin", hub.root / "them" / "tiny" / "open_clip_pytorch_model.bin"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": model_of(TINY).state_dict(), "more": Payload()}, path)
+    with pytest.raises(ValueError, match="^clip_name is bld-tiny ours, which is not on disk, and download is off"):
         load(tag)
-    with open(path, "rb") as file, pytest.raises((RuntimeError, pickle.UnpicklingError)):
-        torch.load(file, weights_only=True)
-    assert owned == []
-    torch.load(path, weights_only=False)
+    with pytest.raises(ValueError, match="can't be downloaded: it has none of the files that are needed, or only as a pickle file, which is never loaded;"):
+        load(tag, download=True)
+    with pytest.raises(ValueError, match="^clip_name is 'mine.bin', but must be one of the choices that the node offers"):
+        load("mine.bin")
+    put(folder, "mine.safetensors", TINY)
+    (folder / "mine.bin").replace(folder / "mine.safetensors")
+    with pytest.raises(ValueError, match="^clip mine.safetensors can't be read because mine.safetensors is damaged"):
+        load("mine.safetensors")
+    assert not any(path.endswith(".bin") for path in hub.asked) and owned == []
+    torch.load(folder / "mine.safetensors", weights_only=False)
     assert owned == [1], "the payload would have run"
 
 
@@ -578,14 +574,6 @@ def test_without_open_clip_the_node_says_what_to_install(folder, monkeypatch):
             load(clips.PAPER)
     finally:
         clips.tags.cache_clear()
-
-
-def test_an_open_clip_that_unpickles_what_it_loads_is_refused(folder, monkeypatch):
-    """As open_clip_torch before 3.0 does."""
-    monkeypatch.setattr(open_clip, "create_model", lambda model_name, pretrained=None, **model_kwargs: None)
-    monkeypatch.setattr(open_clip, "__version__", "2.26.1")
-    with pytest.raises(ImportError, match=r"needs open_clip_torch 3\.0 or newer, but 2\.26\.1 is installed"):
-        load(clips.PAPER, download=True)
 
 
 START = """

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import folder_paths
 import pytest
 import torch
 
 from bench.odd.values import TEXTS
+from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
+from blended_latent_diffusion.nodes.edit_cut_out import EditCutOut
+from blended_latent_diffusion.nodes.edit_put_back import EditPutBack
 from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
 from blended_latent_diffusion.nodes.open_clip_loader import OpenClipLoader
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from blended_latent_diffusion.nodes.prune_candidates import PruneCandidates
+from demo.files import OPEN_CLIP
 
+INTERFACE = Path(__file__).with_name("interface.json")
 TRICKS = ("../secret.safetensors", "sub/../../secret.safetensors", "..\\secret.safetensors", "{}/secret.safetensors", "/dev/zero", "/dev/stdin", "CON", "nul",
           "secret.safetensors\x00.safetensors", "file:///etc/passwd", "http://localhost/secret.safetensors", "\\\\host\\share\\secret.safetensors",
           "~/secret.safetensors", "%2e%2e/secret.safetensors", "hf-hub:them/secret", "local-dir:/etc", "", ".", "\u2024\u2024/secret.safetensors")  # fmt: skip
@@ -58,6 +66,54 @@ def test_a_hostile_text_stays_a_text_in_every_report_and_in_the_log(clip, edit, 
 def clip(demo_pack):
     with torch.inference_mode():
         return OpenClipLoader.execute("bld_demo_clip.safetensors").args[0]
+
+
+def test_no_other_input_of_any_node_names_a_file(pack):
+    """So that the tricks above are all there are: every other text is free, and every other choice is made here and not from a folder."""
+    interface = json.loads(INTERFACE.read_text(encoding="utf-8"))
+    inputs = {(node, name): one for node, face in interface.items() for kind in face["inputs"].values() for name, one in kind.items()}
+    assert {name for (_, name), one in inputs.items() if one["type"] == "STRING"} == {"prompt", "negative_prompt", "pick"}
+    of_the_host = {("BlendedLatentKSampler", "sampler_name"), ("BlendedLatentKSampler", "scheduler")}
+    unlisted = {where for where, one in inputs.items() if one["type"] == "COMBO" and "options" not in one}
+    assert unlisted - of_the_host == {("OpenClipLoader", "clip_name")}
+
+
+def test_devices_and_links_in_the_folder(pack, tmp_path, monkeypatch):
+    """A device is never read, neither as a model nor as the config beside it. A link is the user's, and is followed."""
+    home = tmp_path / "models" / "open_clip"
+    home.mkdir(parents=True)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "open_clip", ([str(home)], set()))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    (home / "ViT-B-32.safetensors").symlink_to("/dev/zero")
+    for name in ("bld_demo_clip.safetensors", "bld_demo_clip.json"):
+        (home / name).symlink_to(OPEN_CLIP / name)
+    with pytest.raises(ValueError, match=r"^clip_name is ViT-B-32\.safetensors, which is neither a file in models/open_clip"):
+        OpenClipLoader.execute("ViT-B-32.safetensors", False)
+    with torch.inference_mode():
+        assert OpenClipLoader.execute("bld_demo_clip.safetensors", False).args[0].size
+    (home / "bld_demo_clip.json").unlink()
+    (home / "bld_demo_clip.json").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"^clip bld_demo_clip\.safetensors has no bld_demo_clip\.json next to it"):
+        OpenClipLoader.execute("bld_demo_clip.safetensors", False)
+
+
+WIDE = torch.zeros(1, 4, 1, 1).expand(1, 4, 2**14, 2**13)
+
+
+def test_what_no_memory_holds_is_refused_though_each_input_is_within_its_limits(edit):
+    """A crop of 8192x8192 of each of 4,096 pictures is 3 TB, and so are 256 candidates of a latent of 2 GB."""
+    images, painted = torch.zeros(1, 1, 1, 1).expand(4096, 64, 64, 3), torch.ones(1, 64, 64)
+    with pytest.raises(ValueError, match="^size is 8192, which makes 4096 crops of [0-9x]+, of [0-9]+ GiB: choose a smaller one, or fewer at once"):
+        EditCutOut.execute(images, painted, size=8192)
+    crop, _, place, _ = EditCutOut.execute(torch.zeros(1, 64, 64, 3), painted).args
+    large = torch.zeros(1, 1, 1, 1).expand(1, 2**12, 2**12, 3)
+    many, place = crop.expand(4096, -1, -1, -1), replace(place, image=large)
+    with pytest.raises(ValueError, match="^edited has 4096 in its batch, which makes pictures of 768 GiB"):
+        EditPutBack.execute(many, place, {"method": "paste"})
+    with torch.inference_mode(), pytest.raises(ValueError, match="^candidates is 256, which makes latents of 512 GiB"):
+        BlendedLatentKSampler.execute(edit.model, 1, 2, 1.0, "euler", "normal", edit.positive, edit.negative, {"samples": WIDE}, candidates=256)
+    with pytest.raises(ValueError, match="^stages is 32, which makes masks of 264 GiB"):
+        ProgressiveMaskDilate.execute(torch.zeros(1, 1, 1).expand(1, 2**16, 2**15), stages=32)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,8 @@ TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language"}
 # The largest numbers in open_clip's own configs are a vocabulary of 901629, 56 layers, a context of 77 and pictures of 512.
 LARGEST, LARGEST_OF = 2**20, {"layers": 256, "context_length": 4096, "image_size": 4096}
 PATCHES = 128**2
+# Bytes of a config.
+LONGEST = 2**20
 # How the names begin under which open_clip gets to know a config.
 REGISTERED = "bld-config-"
 
@@ -27,8 +30,10 @@ REGISTERED = "bld-config-"
 def config_beside(path: Path) -> tuple[dict, dict] | None:
     """Architecture and preprocessing from a file beside the weights: <name>.json or, as on the Hub, open_clip_config.json. Raises ValueError."""
     for beside in (path.with_suffix(".json"), path.with_name("open_clip_config.json")):
-        if not beside.exists():
+        if not beside.is_file():
             continue
+        if beside.stat().st_size > LONGEST:
+            raise ValueError(f"clip {path.name}: {beside.name} next to it is not an open_clip config: it has {beside.stat().st_size} bytes.")
         try:
             content = json.loads(beside.read_text(encoding="utf-8"))
             config, preprocess = content.get("model_cfg", content), content.get("preprocess_cfg", {})
@@ -39,10 +44,11 @@ def config_beside(path: Path) -> tuple[dict, dict] | None:
             raise ValueError(no_tower(path.name, "text"))
         if lacking:
             raise ValueError(f"clip {path.name}: {beside.name} next to it is not an open_clip config, because it lacks {' and '.join(lacking)}.")
-        wrong = next(faults(config), None)
+        preprocess = preprocess if isinstance(preprocess, dict) else {}
+        wrong = next(chain(faults(config), faults_of_preprocessing(preprocess)), None)
         if wrong:
             raise ValueError(f"clip {path.name}: {beside.name} next to it is refused, because {wrong}.")
-        return config, preprocess if isinstance(preprocess, dict) else {}
+        return config, preprocess
     return None
 
 
@@ -64,6 +70,14 @@ def faults(config: dict) -> Iterator[str]:
     sides = (vision.get("image_size", 224), vision.get("patch_size", 16))
     if all(isinstance(side, int) and side > 0 for side in sides) and (sides[0] // sides[1]) ** 2 > PATCHES:
         yield f"it cuts a picture of {sides[0]} pixels into patches of {sides[1]}"
+
+
+def faults_of_preprocessing(preprocess: dict) -> Iterator[str]:
+    """What in a config's preprocessing no picture can be prepared with."""
+    for key, least in (("mean", 0.0), ("std", 1e-3)):
+        values = preprocess.get(key, [1.0] * 3)
+        if not (isinstance(values, list) and len(values) == 3 and all(isinstance(one, int | float) and least <= one <= 1 for one in values)):
+            yield f"its {key} must be three numbers from {least:g} to 1"
 
 
 def numbers_in(value: object, key: str = "") -> Iterator[tuple[str, float]]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import json
 import logging
 import os
 import re
 import sys
 import tempfile
-import zipfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +29,7 @@ import comfy.model_patcher
 import comfy.utils
 import folder_paths
 import torch
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
 
@@ -40,6 +38,8 @@ from .config import REGISTERED, config_beside, hub_names, known_repositories, no
 
 FOLDER = "open_clip"
 PAPER = "ViT-B-16-quickgelu openai"
+# What open_clip's repositories on the Hub call the weights.
+WEIGHTS = "open_clip_model.safetensors"
 SMALL = (".json", ".txt", ".model")
 PREPROCESS = ("mean", "std", "interpolation")
 # How an image tower's weights are named, in open_clip's layout and in transformers'.
@@ -71,12 +71,6 @@ def open_clip() -> ModuleType:
         else:
             said = f"can't import open_clip: {shorten(str(error), 180, placeholder=' ...')}. Reinstall the package at fault in ComfyUI's Python"
         raise ImportError(f"Load OpenCLIP {said}, then restart ComfyUI.") from error
-    # Older ones unpickle whatever a file of weights holds.
-    if "weights_only" not in inspect.signature(library.create_model).parameters:
-        raise ImportError(
-            f"Load OpenCLIP needs open_clip_torch 3.0 or newer, but {library.__version__} is installed: run `pip install -U open_clip_torch` in ComfyUI's "
-            "Python, then restart ComfyUI."
-        )
     return library
 
 
@@ -192,11 +186,10 @@ class Recipe:
     pretrained: dict
 
     @property
-    def repository(self) -> tuple[str, tuple[str, ...]]:
-        """A tag's repository on the Hub, and the names that its weights may have, the safe one first."""
+    def repository(self) -> tuple[str, str]:
+        """A tag's repository on the Hub, and the name of its weights there; never of a pickle file, also where open_clip names one."""
         repository, name = os.path.split(self.pretrained["hf_hub"])
-        constants = open_clip().constants
-        return repository, (f"{Path(name).stem}.safetensors", name) if name else (constants.HF_SAFE_WEIGHTS_NAME, constants.HF_WEIGHTS_NAME)
+        return repository, f"{Path(name).stem}.safetensors" if name else WEIGHTS
 
     def check(self, download: bool) -> None:
         """Raises ValueError if a file is missing and may not be downloaded. The message names the file and where to put it.
@@ -204,9 +197,9 @@ class Recipe:
         Nothing is ever downloaded that open_clip itself does not name: the config of a file may name anything.
         """
         if self.weights is None and not download:
-            repository, names = self.repository
+            repository, name = self.repository
             raise ValueError(
-                f"clip_name is {self.name}, which is not on disk, and download is off: turn it on, or save {names[0]} of {repository} "
+                f"clip_name is {self.name}, which is not on disk, and download is off: turn it on, or save {name} of {repository} "
                 f"on the Hugging Face Hub in models/{FOLDER}/{repository}."
             )
         for repository, what, name in hub_names(self.config):
@@ -218,19 +211,18 @@ class Recipe:
                 )
 
 
-def on_disk(repository: str, *names: str) -> Path | None:
-    """The first of these files of a Hugging Face Hub repository that is on disk. Never asks the network.
+def on_disk(repository: str, name: str) -> Path | None:
+    """A file of a Hugging Face Hub repository, if it is on disk. Never asks the network.
 
     Searches ComfyUI's open_clip folders for <repository>/<file> and for the Hub's cache layout, then the user's own Hub cache.
     """
     folders = folder_paths.get_folder_paths(FOLDER)
-    for name in names:
-        for path in (Path(folder) / repository / name for folder in folders):
-            if path.is_file():
-                return path
-        for hub_cache in (*folders, None):
-            if isinstance(found := try_to_load_from_cache(repository, name, cache_dir=hub_cache), str):
-                return Path(found)
+    for path in (Path(folder) / repository / name for folder in folders):
+        if path.is_file():
+            return path
+    for hub_cache in (*folders, None):
+        if isinstance(found := try_to_load_from_cache(repository, name, cache_dir=hub_cache), str):
+            return Path(found)
     return None
 
 
@@ -241,11 +233,11 @@ def recipe(name: str) -> Recipe:
         architecture, tag = name.split()
         pretrained = library.get_pretrained_cfg(architecture, tag)
         made = Recipe(name, None, library.get_model_config(architecture), pretrained, pretrained)
-        repository, names = made.repository
-        return Recipe(name, on_disk(repository, *names), made.config, made.preprocess, pretrained)
-    if name not in files():
-        raise ValueError(f"clip_name is {name}, which is neither in models/{FOLDER} nor a pretrained model of open_clip: choose another.")
-    path = Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+        return Recipe(name, on_disk(*made.repository), made.config, made.preprocess, pretrained)
+    found = folder_paths.get_full_path(FOLDER, name) if name in files() else None
+    if found is None:
+        raise ValueError(f"clip_name is {name}, which is neither a file in models/{FOLDER} nor a pretrained model of open_clip: choose another.")
+    path = Path(found)
     return Recipe(name, path, *(config_beside(path) or config_by_name(path)), {})
 
 
@@ -290,9 +282,9 @@ def load(name: str, download: bool = False) -> OpenClip:
 
 def fetched(made: Recipe) -> Path:
     """The weights of a tag, downloaded."""
-    repository, names = made.repository
-    with downloading(repository, lambda name: name in names):
-        return Path(open_clip().download_pretrained(made.pretrained, cache_dir=str(home())))
+    repository, name = made.repository
+    with downloading(repository, lambda one: one == name):
+        return Path(hf_hub_download(repository, name, cache_dir=str(home())))
 
 
 @contextmanager
@@ -300,7 +292,9 @@ def downloading(repository: str, wanted: Callable[[str], bool]) -> Iterator[None
     """Says in the log what is downloaded, how large it is, and from where. Raises ValueError for whatever goes wrong on the way."""
     try:
         hub = HfApi()
-        files = (file for file in hub.model_info(repository, files_metadata=True).siblings if wanted(file.rfilename))
+        files = [file for file in hub.model_info(repository, files_metadata=True).siblings if wanted(file.rfilename)]
+        if not files:
+            raise FileNotFoundError("it has none of the files that are needed, or only as a pickle file, which is never loaded")
         named = ", ".join(f"{file.rfilename} ({(file.size or 0) / 1e6:.1f} MB)" for file in files)
         logging.info("Load OpenCLIP downloads from %s/%s to %s: %s", hub.endpoint, repository, home(), named)
         yield
@@ -354,28 +348,21 @@ def create(made: Recipe, weights: Path, architecture: str) -> torch.nn.Module:
     preprocess = {key: made.preprocess[key] for key in PREPROCESS if key in made.preprocess}
     try:
         check_size(weights, architecture)
-        if weights.suffix == ".safetensors" and transformers_layout.holds(names_in(weights)):
+        if transformers_layout.holds(names_in(weights)):
             model = from_transformers(made.config, weights, preprocess)
         else:
-            model = open_clip().create_model(architecture, pretrained=str(weights), force_preprocess_cfg=preprocess, device="cpu", weights_only=True)
+            model = open_clip().create_model(architecture, pretrained=str(weights), force_preprocess_cfg=preprocess, device="cpu")
     except Exception as error:  # open_clip, torch, timm and safetensors raise all kinds for weights or configs that do not fit
         raise ValueError(why_not(made.name, weights, error)) from error
     return model.eval().requires_grad_(False)
 
 
 def check_size(weights: Path, architecture: str) -> None:
-    """Raises ValueError, before any memory is taken, for a model that is larger than its file or a file that unpacks to more than it is."""
+    """Raises ValueError, before any memory is taken, for a model that is larger than its file."""
     size = weights.stat().st_size
-    if weights.suffix != ".safetensors" and zipfile.is_zipfile(weights):
-        with zipfile.ZipFile(weights) as archive:
-            if sum(member.file_size for member in archive.infolist()) > size:
-                raise ValueError("it is compressed, as no file of weights is")
-    # timm's architectures have the sizes that timm gives them.
-    config = open_clip().get_model_config(architecture)
-    if "timm_model_name" not in config["vision_cfg"]:
-        count = sum(weight.numel() for weight in without_memory(config).parameters())
-        if count > size:
-            raise ValueError(f"it has {count} weights, more than a file of {size} bytes holds")
+    count = sum(weight.numel() for weight in without_memory(open_clip().get_model_config(architecture)).parameters())
+    if count > size:
+        raise ValueError(f"it has {count} weights, more than a file of {size} bytes holds")
 
 
 def without_memory(config: dict) -> torch.nn.Module:
@@ -383,8 +370,9 @@ def without_memory(config: dict) -> torch.nn.Module:
     library, parts = open_clip(), {key: value for key, value in config.items() if key != "custom_text"}
     custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
     kind = library.CLIP if not custom else library.CoCa if "multimodal_cfg" in config else library.CustomTextCLIP
+    untrained = {"vision_cfg": {"timm_model_pretrained": False}, "text_cfg": {"hf_model_pretrained": False}}
     with torch.device("meta"):
-        return kind(**parts | {"text_cfg": parts["text_cfg"] | {"hf_model_pretrained": False}})
+        return kind(**parts | {key: parts[key] | more for key, more in untrained.items()})
 
 
 def from_transformers(config: dict, weights: Path, preprocess: dict) -> torch.nn.Module:
@@ -407,8 +395,6 @@ def why_not(name: str, weights: Path, error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch starts its list of mismatches with a line that ends in a colon, and may list every weight of the model.
     reason = shorten(next((line for line in lines if not line.endswith(":")), type(error).__name__), 180, placeholder=" ...")
-    if weights.suffix != ".safetensors":
-        return f"clip {name} was not loaded: {weights.name} is a pickle file that holds more than weights, or another model's weights: {reason}"
     try:
         keys = [key.removeprefix("module.") for key in names_in(weights)]
     except Exception as unreadable:

@@ -17,7 +17,7 @@ from ...bld import masks
 from ...bld.blending import NoiseDraws, keep_background
 from ...bld.schedule import MaskSchedule, constant
 from ...bld.seeds import candidate_seed
-from ..checks import as_mask, as_samples
+from ..checks import as_mask, as_samples, check_total
 from ..comfy_internals import with_models_beside
 from ..latent_masks import as_schedule, fitted, noise_mask, of_latent, sets_of_frames
 from .candidates import Chunks, Helpers, goes_by_batch, of_rows, plan
@@ -76,6 +76,7 @@ def sample_candidates(
     if pruning is not None:
         check_pictures(source)
 
+    check_total(candidates * source.numel(), f"candidates is {candidates}, which makes latents")
     rows = [row for row in range(len(source)) for _ in range(candidates)]
     seeds = [candidate_seed(seed, i % candidates, row) for i, row in enumerate(rows)]
     shown = Steps(model, sigmas, schedule, resample_steps, node_id, steps=steps, sampler_name=sampler_name, scheduler=scheduler, denoise=denoise)
