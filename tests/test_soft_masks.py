@@ -42,7 +42,7 @@ def soft_masks() -> dict[str, Callable[[], torch.Tensor]]:
         "Batch Masks": lambda: host_post.BatchMasksNode.execute({"mask0": resized("bicubic"), "mask1": rough}).args[0],
         "Blur Image": lambda: of_image(host_post.Blur.execute(picture, 5, 1.0).args[0]),
         "Upscale Image": lambda: of_image(host_nodes.ImageScale().upscale(picture, "bicubic", 96, 60, "disabled")[0]),
-        "Split Image with Alpha": lambda: host_compositing.SplitImageWithAlpha.execute(torch.cat([picture, resized("lanczos")[:, ::2, ::2, None]], -1)).args[1],
+        "Split Image with Alpha": lambda: host_compositing.SplitImageWithAlpha.execute(torch.cat([picture, resized("bicubic")[:, ::2, ::2, None]], -1)).args[1],
         "Porter-Duff Image Composite": composited,
         "torchvision's blur": lambda: torchvision.transforms.functional.gaussian_blur(rough, 9, 3.0),
         "torchvision's blur of white": lambda: torchvision.transforms.functional.gaussian_blur(torch.ones(1, 24, 40), 9, 3.0),

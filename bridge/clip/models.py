@@ -32,6 +32,7 @@ import torch
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from safetensors import safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from . import transformers_layout
 from .config import REGISTERED, config_beside, hub_names, known_repositories, no_tower
@@ -365,13 +366,20 @@ def check_size(weights: Path, architecture: str) -> None:
         raise ValueError(f"it has {count} weights, more than a file of {size} bytes holds")
 
 
+class RampsWithValues(TorchFunctionMode):
+    """Keeps `torch.linspace` on the CPU: older versions of timm read numbers from one while it builds a model."""
+
+    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        return func(*args, **(kwargs or {}) | ({"device": "cpu"} if func is torch.linspace else {}))
+
+
 def without_memory(config: dict) -> torch.nn.Module:
     """The model of a config, whose weights have shapes but no values."""
     library, parts = open_clip(), {key: value for key, value in config.items() if key != "custom_text"}
     custom = config.get("custom_text") or "hf_model_name" in config["text_cfg"]
     kind = library.CLIP if not custom else library.CoCa if "multimodal_cfg" in config else library.CustomTextCLIP
     untrained = {"vision_cfg": {"timm_model_pretrained": False}, "text_cfg": {"hf_model_pretrained": False}}
-    with torch.device("meta"):
+    with torch.device("meta"), RampsWithValues():
         return kind(**parts | {key: parts[key] | more for key, more in untrained.items()})
 
 
