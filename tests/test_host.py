@@ -401,6 +401,33 @@ def test_what_the_python_lacks_goes_to_a_folder_of_ours(index, tmp_path, monkeyp
     assert provision.existing(tree, Path(sys.executable), False, tmp_path / "cache", pip).overlay == host.overlay and not pip.calls
 
 
+def test_the_test_packages_for_that_python_go_to_a_folder_of_their_own(index, tmp_path, monkeypatch):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    for group, name in (("PACK", "not-in-python"), ("TESTS", "for-tests")):
+        wheel(index, name, "1.0")
+        monkeypatch.setattr(provision, group, (name,))
+        monkeypatch.setattr(provision, f"{group.removesuffix('S')}_MODULES", (name.replace("-", "_"),))
+    plain, tested = (provision.existing(tree, Path(sys.executable), tests, tmp_path / "cache") for tests in (False, True))
+    assert [sorted(path.name for path in host.overlay.glob("*.py")) for host in (plain, tested)] == [["not_in_python.py"], ["for_tests.py", "not_in_python.py"]]
+
+
+def test_what_a_killed_run_left_of_that_folder_is_installed_again(index, tmp_path, monkeypatch):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    wheel(index, "not-in-python", "1.0")
+    monkeypatch.setattr(provision, "PACK", ("not-in-python",))
+    monkeypatch.setattr(provision, "PACK_MODULES", ("not_in_python",))
+
+    def dying(python: Path, arguments: list[str], what: str) -> None:
+        """Ends where pip has made the folder of a package and not yet filled it, which import takes for a namespace."""
+        Path(arguments[arguments.index("--target") + 1], "not_in_python").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        provision.existing(tree, Path(sys.executable), False, tmp_path / "cache", dying)
+    host = provision.existing(tree, Path(sys.executable), False, tmp_path / "cache")
+    assert (host.overlay / "not_in_python.py").is_file() and not (host.overlay / "not_in_python").exists()
+
+
 def test_a_python_without_torch_is_not_the_one(tmp_path):
     tree = fake_tree(tmp_path / "ComfyUI")
     venv.create(tree / "venv")
