@@ -168,7 +168,15 @@ class Builder:
 
     def _build_tests(self) -> None:
         self._say("Adding the packages that the tests and benchmarks use")
+        self._drop_unfinished()
         self._pip(self.python, ["install", "-c", str(self.pins.constraints), *TESTS], "The test packages")
+
+    def _drop_unfinished(self) -> None:
+        """Let pip install anew what it was killed over: it takes a package for installed that has no INSTALLER yet, which it writes after the files."""
+        packages = "Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages"
+        for record in self.venv.glob(f"{packages}/*.dist-info"):
+            if not (record / "INSTALLER").is_file():
+                shutil.rmtree(record)
 
     def _build_older(self, release: Release, folder: Path) -> None:
         self._say(f"Adding ComfyUI {release.version}: seconds, about 200 MB")

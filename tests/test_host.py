@@ -220,15 +220,33 @@ def test_a_version_that_is_not_offered_and_two_hosts_at_once_are_refused():
         assert done.returncode and sentence in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize("breaks_at", ["ComfyUI's source", "PyTorch", "ComfyUI's packages"])
-def test_an_interrupted_build_is_done_over(archive, tmp_path, breaks_at):
+@pytest.mark.parametrize(("breaks_at", "calls"), [("ComfyUI's source", 4), ("PyTorch", 4), ("ComfyUI's packages", 4), ("The test packages", 1)])
+def test_an_interrupted_build_is_done_over(archive, tmp_path, breaks_at, calls):
     with pytest.raises(KeyboardInterrupt):
-        Builder(tmp_path, FakePip(archive, breaks_at)).host()
-    leftover = Builder(tmp_path).folder / "half"
-    leftover.touch()
+        Builder(tmp_path, FakePip(archive, breaks_at)).host(tests=True)
+    leftover = cut_off(Builder(tmp_path).venv)
     pip = FakePip(archive)
-    host = Builder(tmp_path, pip).host()
-    assert len(pip.calls) == 3 and (host.comfyui / "main.py").is_file() and not leftover.exists()
+    host = Builder(tmp_path, pip).host(tests=True)
+    assert len(pip.calls) == calls and (host.comfyui / "main.py").is_file() and not leftover.exists()
+
+
+def cut_off(folder: Path) -> Path:
+    """What pip leaves in an environment when it is killed over the package for_tests: the file is missing, the description is there."""
+    packages = folder / ("Lib/site-packages" if os.name == "nt" else "lib/python{}.{}/site-packages".format(*sys.version_info))
+    record = packages / "for_tests-1.0.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: for-tests\nVersion: 1.0\n")
+    (record / "RECORD").touch()  # that of the archive; pip writes its own one last
+    return record
+
+
+def test_a_test_package_that_pip_was_killed_over_is_whole_in_the_end(index, tmp_path, monkeypatch):
+    wheel(index, "for-tests", "1.0")
+    monkeypatch.setattr(provision, "TESTS", ("for-tests",))
+    host = Builder(tmp_path / "cache", pins=pins_of(index)).host()
+    cut_off(host.python.parent.parent)
+    Builder(tmp_path / "cache", pins=pins_of(index)).host(tests=True)
+    assert subprocess.run([host.python, "-c", "import for_tests, torch"]).returncode == 0
 
 
 def test_concurrent_first_runs_build_once(archive, tmp_path):
