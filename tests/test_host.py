@@ -274,6 +274,47 @@ def test_concurrent_first_runs_build_once(archive, tmp_path):
     assert len(pip.calls) == 3 and any("Another run" in text for text in said)
 
 
+DYING_BUILD = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+
+from host import provision
+
+
+def pip(python, arguments, what):
+    builder.folder.joinpath("half").touch()
+    print("held", flush=True)
+    time.sleep(60)
+
+
+provision.DISK_NEEDED, provision.make_venv = 0, Path.mkdir
+pins = replace(provision.NEWEST, release=replace(provision.NEWEST.release, sha256=sys.argv[2]))
+builder = provision.Builder(Path(sys.argv[1]), pip, lambda text: None, pins)
+builder.host()
+"""
+
+
+def test_a_start_beside_a_dying_first_one_builds_all_of_it_anew(archive, tmp_path):
+    pip, waits, hosts = FakePip(archive), threading.Event(), []
+    builder = Builder(tmp_path, pip, lambda text: "Another run" in text and waits.set())
+    second = threading.Thread(target=lambda: hosts.append(builder.host()))
+    root = Path(provision.__file__).parent.parent
+    command = [sys.executable, "-c", DYING_BUILD, tmp_path, provision.NEWEST.release.sha256]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline().strip() == b"held"
+        half = builder.folder / "half"
+        assert half.is_file()
+        second.start()
+        assert waits.wait(20)
+        second.join(1)
+        assert second.is_alive() and not pip.calls
+        first.kill()
+    second.join(20)
+    assert [call[0] for call in pip.calls] == ["download", "install", "install"] and not half.exists()
+    assert (hosts[0].comfyui / "main.py").is_file() and (builder.folder / "host.ready").is_file()
+
+
 def test_a_killed_run_leaves_no_lock(tmp_path):
     code = ("import sys, time; from pathlib import Path; from host.provision import lock\n"
             "with lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)")
