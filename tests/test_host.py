@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from host import HostError, provision, server
+from host import HostError, exit_status, provision, server
 from host.demo import change, contact_sheet, text_input
 from host.own_picture import own_picture
 from host.provision import Builder, Host
@@ -421,6 +421,14 @@ def test_an_old_python_gets_one_sentence(tmp_path):
     assert done.returncode == 1 and done.stderr == "Python 3.10 or newer is needed; this is 3.9.\n"
 
 
+def test_no_message_moves_the_cursor_or_turns_the_text(capsys):
+    def fail() -> None:
+        raise HostError("Cannot read \u202egnp.x\x1b]0;title\x07. The end of the log:\n    \x1b[2J\tline\x85\udcff")
+
+    assert exit_status(fail) == 1
+    assert capsys.readouterr().err == "Cannot read \\u202egnp.x\\x1b]0;title\\x07. The end of the log:\n    \\x1b[2J\tline\\x85\\udcff\n"
+
+
 # -- an existing ComfyUI ------------------------------------------------------------------------------------------
 
 
@@ -710,6 +718,13 @@ def test_an_own_picture_keeps_its_mask_on_what_it_covers(tmp_path, size, box, ca
     scale = 128 / min(size)
     assert red.sum() == pytest.approx((box[2] - box[0]) * (box[3] - box[1]) * scale**2, rel=0.25)
     assert f"picture.png is {size[0]}x{size[1]}: cropped and scaled to 128x128" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file has such a name there")
+def test_the_name_of_an_own_picture_cannot_write_to_the_terminal(tmp_path, capsys):
+    picture, mask = own(tmp_path, (300, 200), (240, 20, 290, 120))
+    own_picture(picture.rename(tmp_path / "a\x1b]0;x\x07.png"), mask, (128, 128))
+    assert capsys.readouterr().out.startswith("  a\\x1b]0;x\\x07.png is 300x200: ")
 
 
 def test_an_own_picture_that_cannot_be_edited_is_refused(tmp_path):
