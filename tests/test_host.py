@@ -5,7 +5,9 @@ import ast
 import io
 import json
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,13 +16,18 @@ import tarfile
 import threading
 import venv
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import psutil
 import pytest
 
-from host import HostError, exit_status, provision, server
+from conftest import ROOT, no_room
+from host import HostError, demo, exit_status, provision, server
+from host.client import Run
 from host.demo import change, contact_sheet, text_input
 from host.own_picture import own_picture
 from host.provision import Builder, Host
@@ -672,6 +679,49 @@ def test_the_sheet_has_every_picture_at_its_place():
     sheet = contact_sheet("a fox", tiles)
     seen = {color for _, color in sheet.getcolors(1 << 20)}
     assert {(level, 0, 0) for level in range(10, 120, 10)} <= seen
+
+
+def write_demo(folder: Path, candidates: int) -> None:
+    """Write pictures of noise to a folder as the demo does; each takes more than 10,000 bytes."""
+    from PIL import Image
+
+    def images(run: Run, stage: str) -> list[bytes]:
+        files = [io.BytesIO() for _ in range(candidates if stage == "candidates" else 1)]
+        for file in files:
+            Image.frombytes("RGB", (64, 64), random.randbytes(64 * 64 * 3)).save(file, "PNG")
+        return [file.getvalue() for file in files]
+
+    outputs = {"order": {"text": range(candidates)}, "scores": {"text": [0.5] * candidates}}
+    taps = {stage: stage for stage in (*outputs, "source", "mask", "candidates", "result")}
+    with mock.patch.object(demo, "OUTPUT", folder):
+        demo.write(SimpleNamespace(images=images), Run("", 0, outputs=outputs), taps, "a fox")
+
+
+def full_disk(folder: Path) -> None:
+    with no_room(10_000), pytest.raises(HostError, match=r"source\.png could not be written: "):
+        write_demo(folder, 2)
+
+
+def death_over_a_file(folder: Path) -> None:
+    """The system kills it at the first byte beyond 10,000 of a file."""
+    code = ("import resource, signal, sys; from pathlib import Path; from test_host import write_demo\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_DFL), resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)), write_demo(Path(sys.argv[1]), 2)")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    assert subprocess.run([sys.executable, "-c", code, folder], env=environment).returncode == -signal.SIGXFSZ
+
+
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX limits")
+@pytest.mark.parametrize("end", [full_disk, death_over_a_file])
+def test_no_picture_of_the_demo_is_half_a_file(tmp_path, end: Callable[[Path], None]):
+    write_demo(tmp_path, 3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 7
+    end(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+    (tmp_path / "candidate_02.png.bld-part").touch()
+    write_demo(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == before.keys() - {"candidate_02.png"}
 
 
 def test_arguments_reach_pytest_and_the_benchmarks():

@@ -20,10 +20,11 @@ from host.edit.inputs import Places, as_type, find_places
 from host.edit.jobs import Job, find_jobs
 from host.edit.line import carry_out
 from host.edit.pictures import FOLDER, MaskUpload, Upload
-from host.edit.results import DiskFull, Results, spare_sources
+from host.edit.results import Results, spare_sources
 from host.edit.sheet import write_sheet
 from host.edit.table import write_table
 from host.edit.taps import Taps
+from host.files import DiskFull
 from host.provision import Host
 from host.server import Server, log_tail
 
