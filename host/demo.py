@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from host import HostError, exit_status
 from host.browser import open_for_user
 from host.client import Client, Event, Run
+from host.files import whole
 from host.own_picture import own_picture
 from host.provision import Host
 from host.server import ROOT, Server, log_tail
@@ -58,7 +59,7 @@ def demo(options: argparse.Namespace) -> None:
         pictures = INPUTS
         if options.image or options.mask:
             with Image.open(INPUTS / EXAMPLE) as example:
-                own_picture(options.image, options.mask, example.size).save(Path(folder) / EXAMPLE)
+                save(own_picture(options.image, options.mask, example.size), Path(folder) / EXAMPLE)
             pictures = Path(folder)
         edit(options, pictures, start)
 
@@ -159,10 +160,7 @@ class Narrator:
 
 
 def write(client: Client, run: Run, taps: dict[str, str], text: str) -> Path:
-    """Write the pictures of a run under output/; returns the contact sheet."""
-    OUTPUT.mkdir(exist_ok=True)
-    for old in OUTPUT.glob("candidate_*.png"):
-        old.unlink()
+    """Write the pictures of a run under output/; returns the contact sheet. Raises HostError."""
     pictures = {name: [picture(data) for data in client.images(run, taps[name])]
                 for name in ("source", "mask", "candidates", "result")}
     files = {"source.png": pictures["source"][0], "mask.png": pictures["mask"][0], "result.png": pictures["result"][0]}
@@ -174,9 +172,21 @@ def write(client: Client, run: Run, taps: dict[str, str], text: str) -> Path:
     tiles.append(("result: best, reconstructed", files["result.png"]))
     files["contact_sheet.png"] = contact_sheet(text, tiles)
     for name, image in files.items():
-        image.save(OUTPUT / name)
+        save(image, OUTPUT / name)
+    for old in OUTPUT.glob("candidate_*.png*"):  # also the part of one, which a killed run leaves
+        if old.name not in files:
+            old.unlink()
     print(f"Wrote source, mask, {len(pictures['candidates'])} candidates, result and contact_sheet to {OUTPUT}")
     return OUTPUT / "contact_sheet.png"
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write a picture as a PNG file. Raises HostError."""
+    # Not straight into the file: where the disk gets full, Pillow may write half of it and say nothing.
+    data = BytesIO()
+    image.save(data, "PNG")
+    with whole(path) as part:
+        part.write_bytes(data.getvalue())
 
 
 def picture(data: bytes) -> Image.Image:

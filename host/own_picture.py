@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from host import HostError
+from host import HostError, printable
 
 
 def own_picture(image: Path | None, mask: Path | None, size: tuple[int, int]) -> Image.Image:
@@ -24,7 +24,7 @@ def own_picture(image: Path | None, mask: Path | None, size: tuple[int, int]) ->
     result = picture.resize(size, Image.Resampling.LANCZOS, window)
     result.putalpha(painted.resize(size, Image.Resampling.BILINEAR, window).point(lambda value: 255 * (value < 128)))
     if picture.size != size:
-        print(f"  {image.name} is {size_of(picture)}: cropped and scaled to {size_of(result)}, which the demo model takes", flush=True)
+        print(f"  {printable(image.name)} is {size_of(picture)}: cropped and scaled to {size_of(result)}, which the demo model takes", flush=True)
     return result
 
 

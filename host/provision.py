@@ -168,7 +168,15 @@ class Builder:
 
     def _build_tests(self) -> None:
         self._say("Adding the packages that the tests and benchmarks use")
+        self._drop_unfinished()
         self._pip(self.python, ["install", "-c", str(self.pins.constraints), *TESTS], "The test packages")
+
+    def _drop_unfinished(self) -> None:
+        """Let pip install anew what it was killed over: it takes a package for installed that has no INSTALLER yet, which it writes after the files."""
+        packages = "Lib/site-packages" if os.name == "nt" else "lib/python*/site-packages"
+        for record in self.venv.glob(f"{packages}/*.dist-info"):
+            if not (record / "INSTALLER").is_file():
+                shutil.rmtree(record)
 
     def _build_older(self, release: Release, folder: Path) -> None:
         self._say(f"Adding ComfyUI {release.version}: seconds, about 200 MB")
@@ -213,8 +221,9 @@ def existing(comfyui: Path, python: Path | None, tests: bool, root: Path, pip: P
         raise HostError(f"{host.python} has no {absent[0]}: name the Python that runs this ComfyUI with --python.")
     if not absent:
         return host
-    host = replace(host, overlay=root / f"overlay-{NEWEST.key(PACK, TESTS, host.python, host.python.stat().st_mtime_ns)}")
-    fill_overlay(host, (*PACK, *(TESTS if tests else ())), modules, pip or run_pip)
+    packages = (*PACK, *(TESTS if tests else ()))
+    host = replace(host, overlay=root / f"overlay-{NEWEST.key(packages, host.python, host.python.stat().st_mtime_ns)}")
+    fill_overlay(host, packages, modules, pip or run_pip)
     return host
 
 
@@ -242,19 +251,23 @@ def missing_modules(host: Host, modules: Sequence[str]) -> list[str]:
 
 
 def fill_overlay(host: Host, packages: Sequence[str], modules: Sequence[str], pip: Pip) -> None:
-    """Install `packages` without their dependencies (ComfyUI has those) into the overlay. Raises HostError."""
+    """Install `packages` without their dependencies (ComfyUI has those) into the overlay, unless its marker is there. Raises HostError."""
     assert host.overlay is not None
+    marker = host.overlay / ".ready"
     host.overlay.parent.mkdir(parents=True, exist_ok=True)
     with lock(host.overlay.with_suffix(".lock")):
-        if not missing_modules(host, modules):
+        if marker.is_file():
             return
+        # An empty folder passes for a package, so what an earlier run has left tells nothing.
+        if host.overlay.exists():
+            shutil.rmtree(host.overlay)
         print(f"Adding what {host.python} lacks to {host.overlay}; your ComfyUI is left as it is.")
-        options = ["install", "--no-deps", "--upgrade", "--target", str(host.overlay), "-c", str(NEWEST.constraints)]
+        options = ["install", "--no-deps", "--target", str(host.overlay), "-c", str(NEWEST.constraints)]
         pip(host.python, [*options, *packages], "The packages that your ComfyUI lacks")
-        absent = missing_modules(host, modules)
-    if absent:
-        raise HostError(f"{host.python} does not see the packages in {host.overlay}: it ignores PYTHONPATH, as the "
-                        "portable build's Python does. Install what it lacks yourself, or run without --comfyui.")
+        if missing_modules(host, modules):
+            raise HostError(f"{host.python} does not see the packages in {host.overlay}: it ignores PYTHONPATH, as the "
+                            "portable build's Python does. Install what it lacks yourself, or run without --comfyui.")
+        marker.touch()
 
 
 def check_venv_module() -> None:

@@ -390,6 +390,15 @@ def test_a_picture_that_is_too_large_fails_alone(server, inverting, tmp_path, mo
     assert "60000 pixels" in (out / "contact_sheet.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no file has such a name there")
+def test_a_name_cannot_write_to_the_terminal(server, inverting, tmp_path, capsys):
+    (tmp_path / "a\x1b]0;x\x07\u202e.png").touch()
+    assert run_edit(server, tmp_path, tmp_path / "out", inverting) == 1
+    said, failures = capsys.readouterr()
+    assert "  1/1  a\\x1b]0;x\\x07\\u202e  failed: " in said and failures.startswith("  failed: a\\x1b]0;x\\x07\\u202e: ")
+    assert not {"\x1b", "\x07", "\u202e"} & set(said + failures)
+
+
 def test_a_score_is_that_of_the_chosen_candidate(server, asked, tmp_path):
     example = Workflow(workflow("blended_latent_edit"), asked.object_info())
     (sampler,), (restore,) = (nodes_of(example.prompt, kind) for kind in ("BlendedLatentKSampler", "DecoderFinetuneReconstruct"))

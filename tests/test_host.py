@@ -5,7 +5,9 @@ import ast
 import io
 import json
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,13 +16,18 @@ import tarfile
 import threading
 import venv
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import psutil
 import pytest
 
-from host import HostError, provision, server
+from conftest import ROOT, no_room
+from host import HostError, demo, exit_status, provision, server
+from host.client import Run
 from host.demo import change, contact_sheet, text_input
 from host.own_picture import own_picture
 from host.provision import Builder, Host
@@ -220,15 +227,33 @@ def test_a_version_that_is_not_offered_and_two_hosts_at_once_are_refused():
         assert done.returncode and sentence in done.stderr + done.stdout
 
 
-@pytest.mark.parametrize("breaks_at", ["ComfyUI's source", "PyTorch", "ComfyUI's packages"])
-def test_an_interrupted_build_is_done_over(archive, tmp_path, breaks_at):
+@pytest.mark.parametrize(("breaks_at", "calls"), [("ComfyUI's source", 4), ("PyTorch", 4), ("ComfyUI's packages", 4), ("The test packages", 1)])
+def test_an_interrupted_build_is_done_over(archive, tmp_path, breaks_at, calls):
     with pytest.raises(KeyboardInterrupt):
-        Builder(tmp_path, FakePip(archive, breaks_at)).host()
-    leftover = Builder(tmp_path).folder / "half"
-    leftover.touch()
+        Builder(tmp_path, FakePip(archive, breaks_at)).host(tests=True)
+    leftover = cut_off(Builder(tmp_path).venv)
     pip = FakePip(archive)
-    host = Builder(tmp_path, pip).host()
-    assert len(pip.calls) == 3 and (host.comfyui / "main.py").is_file() and not leftover.exists()
+    host = Builder(tmp_path, pip).host(tests=True)
+    assert len(pip.calls) == calls and (host.comfyui / "main.py").is_file() and not leftover.exists()
+
+
+def cut_off(folder: Path) -> Path:
+    """What pip leaves in an environment when it is killed over the package for_tests: the file is missing, the description is there."""
+    packages = folder / ("Lib/site-packages" if os.name == "nt" else "lib/python{}.{}/site-packages".format(*sys.version_info))
+    record = packages / "for_tests-1.0.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: for-tests\nVersion: 1.0\n")
+    (record / "RECORD").touch()  # that of the archive; pip writes its own one last
+    return record
+
+
+def test_a_test_package_that_pip_was_killed_over_is_whole_in_the_end(index, tmp_path, monkeypatch):
+    wheel(index, "for-tests", "1.0")
+    monkeypatch.setattr(provision, "TESTS", ("for-tests",))
+    host = Builder(tmp_path / "cache", pins=pins_of(index)).host()
+    cut_off(host.python.parent.parent)
+    Builder(tmp_path / "cache", pins=pins_of(index)).host(tests=True)
+    assert subprocess.run([host.python, "-c", "import for_tests, torch"]).returncode == 0
 
 
 def test_concurrent_first_runs_build_once(archive, tmp_path):
@@ -254,6 +279,47 @@ def test_concurrent_first_runs_build_once(archive, tmp_path):
     second.join(20)
     assert len(hosts) == 2 and hosts[0] == hosts[1]
     assert len(pip.calls) == 3 and any("Another run" in text for text in said)
+
+
+DYING_BUILD = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+
+from host import provision
+
+
+def pip(python, arguments, what):
+    builder.folder.joinpath("half").touch()
+    print("held", flush=True)
+    time.sleep(60)
+
+
+provision.DISK_NEEDED, provision.make_venv = 0, Path.mkdir
+pins = replace(provision.NEWEST, release=replace(provision.NEWEST.release, sha256=sys.argv[2]))
+builder = provision.Builder(Path(sys.argv[1]), pip, lambda text: None, pins)
+builder.host()
+"""
+
+
+def test_a_start_beside_a_dying_first_one_builds_all_of_it_anew(archive, tmp_path):
+    pip, waits, hosts = FakePip(archive), threading.Event(), []
+    builder = Builder(tmp_path, pip, lambda text: "Another run" in text and waits.set())
+    second = threading.Thread(target=lambda: hosts.append(builder.host()))
+    root = Path(provision.__file__).parent.parent
+    command = [sys.executable, "-c", DYING_BUILD, tmp_path, provision.NEWEST.release.sha256]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline().strip() == b"held"
+        half = builder.folder / "half"
+        assert half.is_file()
+        second.start()
+        assert waits.wait(20)
+        second.join(1)
+        assert second.is_alive() and not pip.calls
+        first.kill()
+    second.join(20)
+    assert [call[0] for call in pip.calls] == ["download", "install", "install"] and not half.exists()
+    assert (hosts[0].comfyui / "main.py").is_file() and (builder.folder / "host.ready").is_file()
 
 
 def test_a_killed_run_leaves_no_lock(tmp_path):
@@ -362,6 +428,14 @@ def test_an_old_python_gets_one_sentence(tmp_path):
     assert done.returncode == 1 and done.stderr == "Python 3.10 or newer is needed; this is 3.9.\n"
 
 
+def test_no_message_moves_the_cursor_or_turns_the_text(capsys):
+    def fail() -> None:
+        raise HostError("Cannot read \u202egnp.x\x1b]0;title\x07. The end of the log:\n    \x1b[2J\tline\x85\udcff")
+
+    assert exit_status(fail) == 1
+    assert capsys.readouterr().err == "Cannot read \\u202egnp.x\\x1b]0;title\\x07. The end of the log:\n    \\x1b[2J\tline\\x85\\udcff\n"
+
+
 # -- an existing ComfyUI ------------------------------------------------------------------------------------------
 
 
@@ -399,6 +473,33 @@ def test_what_the_python_lacks_goes_to_a_folder_of_ours(index, tmp_path, monkeyp
     assert {path: path.stat().st_mtime_ns for path in Path(sysconfig.get_path("purelib")).iterdir()} == theirs
     pip = FakePip(index)
     assert provision.existing(tree, Path(sys.executable), False, tmp_path / "cache", pip).overlay == host.overlay and not pip.calls
+
+
+def test_the_test_packages_for_that_python_go_to_a_folder_of_their_own(index, tmp_path, monkeypatch):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    for group, name in (("PACK", "not-in-python"), ("TESTS", "for-tests")):
+        wheel(index, name, "1.0")
+        monkeypatch.setattr(provision, group, (name,))
+        monkeypatch.setattr(provision, f"{group.removesuffix('S')}_MODULES", (name.replace("-", "_"),))
+    plain, tested = (provision.existing(tree, Path(sys.executable), tests, tmp_path / "cache") for tests in (False, True))
+    assert [sorted(path.name for path in host.overlay.glob("*.py")) for host in (plain, tested)] == [["not_in_python.py"], ["for_tests.py", "not_in_python.py"]]
+
+
+def test_what_a_killed_run_left_of_that_folder_is_installed_again(index, tmp_path, monkeypatch):
+    tree = fake_tree(tmp_path / "ComfyUI")
+    wheel(index, "not-in-python", "1.0")
+    monkeypatch.setattr(provision, "PACK", ("not-in-python",))
+    monkeypatch.setattr(provision, "PACK_MODULES", ("not_in_python",))
+
+    def dying(python: Path, arguments: list[str], what: str) -> None:
+        """Ends where pip has made the folder of a package and not yet filled it, which import takes for a namespace."""
+        Path(arguments[arguments.index("--target") + 1], "not_in_python").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        provision.existing(tree, Path(sys.executable), False, tmp_path / "cache", dying)
+    host = provision.existing(tree, Path(sys.executable), False, tmp_path / "cache")
+    assert (host.overlay / "not_in_python.py").is_file() and not (host.overlay / "not_in_python").exists()
 
 
 def test_a_python_without_torch_is_not_the_one(tmp_path):
@@ -580,6 +681,49 @@ def test_the_sheet_has_every_picture_at_its_place():
     assert {(level, 0, 0) for level in range(10, 120, 10)} <= seen
 
 
+def write_demo(folder: Path, candidates: int) -> None:
+    """Write pictures of noise to a folder as the demo does; each takes more than 10,000 bytes."""
+    from PIL import Image
+
+    def images(run: Run, stage: str) -> list[bytes]:
+        files = [io.BytesIO() for _ in range(candidates if stage == "candidates" else 1)]
+        for file in files:
+            Image.frombytes("RGB", (64, 64), random.randbytes(64 * 64 * 3)).save(file, "PNG")
+        return [file.getvalue() for file in files]
+
+    outputs = {"order": {"text": range(candidates)}, "scores": {"text": [0.5] * candidates}}
+    taps = {stage: stage for stage in (*outputs, "source", "mask", "candidates", "result")}
+    with mock.patch.object(demo, "OUTPUT", folder):
+        demo.write(SimpleNamespace(images=images), Run("", 0, outputs=outputs), taps, "a fox")
+
+
+def full_disk(folder: Path) -> None:
+    with no_room(10_000), pytest.raises(HostError, match=r"source\.png could not be written: "):
+        write_demo(folder, 2)
+
+
+def death_over_a_file(folder: Path) -> None:
+    """The system kills it at the first byte beyond 10,000 of a file."""
+    code = ("import resource, signal, sys; from pathlib import Path; from test_host import write_demo\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_DFL), resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)), write_demo(Path(sys.argv[1]), 2)")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    assert subprocess.run([sys.executable, "-c", code, folder], env=environment).returncode == -signal.SIGXFSZ
+
+
+@pytest.mark.skipif(os.name == "nt", reason="uses POSIX limits")
+@pytest.mark.parametrize("end", [full_disk, death_over_a_file])
+def test_no_picture_of_the_demo_is_half_a_file(tmp_path, end: Callable[[Path], None]):
+    write_demo(tmp_path, 3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 7
+    end(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.png")} == before
+    (tmp_path / "candidate_02.png.bld-part").touch()
+    write_demo(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == before.keys() - {"candidate_02.png"}
+
+
 def test_arguments_reach_pytest_and_the_benchmarks():
     root = Path(provision.__file__).parent.parent
     code = ("import json, sys, run; run.find_host = lambda *a, **k: run.Host(run.Path('py'), run.Path('tree'))\n"
@@ -624,6 +768,13 @@ def test_an_own_picture_keeps_its_mask_on_what_it_covers(tmp_path, size, box, ca
     scale = 128 / min(size)
     assert red.sum() == pytest.approx((box[2] - box[0]) * (box[3] - box[1]) * scale**2, rel=0.25)
     assert f"picture.png is {size[0]}x{size[1]}: cropped and scaled to 128x128" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no file has such a name there")
+def test_the_name_of_an_own_picture_cannot_write_to_the_terminal(tmp_path, capsys):
+    picture, mask = own(tmp_path, (300, 200), (240, 20, 290, 120))
+    own_picture(picture.rename(tmp_path / "a\x1b]0;x\x07.png"), mask, (128, 128))
+    assert capsys.readouterr().out.startswith("  a\\x1b]0;x\\x07.png is 300x200: ")
 
 
 def test_an_own_picture_that_cannot_be_edited_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from host import HostError, exit_status
+from host import HostError, exit_status, printable
 from host.client import Client, ExecutionFailed, PromptRefused, Run
 from host.demo import INPUTS
 from host.edit.graph import Workflow, read_workflow
@@ -20,10 +20,11 @@ from host.edit.inputs import Places, as_type, find_places
 from host.edit.jobs import Job, find_jobs
 from host.edit.line import carry_out
 from host.edit.pictures import FOLDER, MaskUpload, Upload
-from host.edit.results import DiskFull, Results, spare_sources
+from host.edit.results import Results, spare_sources
 from host.edit.sheet import write_sheet
 from host.edit.table import write_table
 from host.edit.taps import Taps
+from host.files import DiskFull
 from host.provision import Host
 from host.server import Server, log_tail
 
@@ -61,7 +62,7 @@ def edit(options: argparse.Namespace) -> int:
     write_sheet(options.out / SHEET, source.name, jobs, edits.results, failed)
     print(f"{len(jobs) - len(failed)} of {len(jobs)} done. Look at {options.out / SHEET}; the figures are in {TABLE} beside it.")
     for name, message in failed.items():
-        print(f"  failed: {name}: {message.splitlines()[0]}", file=sys.stderr)
+        print(printable(f"  failed: {name}: {message.splitlines()[0]}"), file=sys.stderr)
     write_table(options.out / TABLE, jobs, edits.results, failed)  # last, since it may be open in a spreadsheet, which locks it
     return 1 if failed else 0
 
@@ -100,7 +101,7 @@ class Edits:
             for number, (job, outcome) in enumerate(outcomes, 1):
                 told = self._finish(job, outcome, failed)
                 left = (time.monotonic() - start) / number * (len(todo) - number)
-                print(f"  {number}/{len(todo)}  {job.name}  {told}  {_duration(left)} left", flush=True)
+                print(printable(f"  {number}/{len(todo)}  {job.name}  {told}  {_duration(left)} left"), flush=True)
         return failed
 
     def _finish(self, job: Job, outcome: Run | HostError, failed: dict[str, str]) -> str:

@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 
 from host.edit.jobs import Job
 from host.edit.pictures import UNREADABLE
-from host.edit.results import Results, whole
+from host.edit.results import Results
+from host.files import whole
 
 SIDE = 256  # of a small picture, in pixels
 SHOWN = {"score": "score", "background_psnr": "background, dB", "seam": "seam", "candidate_seed": "seed"}

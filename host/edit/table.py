@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from host.edit.jobs import Job
-from host.edit.results import Results, whole
+from host.edit.results import Results
 from host.edit.taps import FIGURES
+from host.files import whole
 
 COLUMNS = ("name", "status", "image", "prompt", "seed", "candidate_seed", "score", *FIGURES, "seconds", "error")
 
