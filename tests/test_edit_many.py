@@ -399,6 +399,16 @@ def test_a_name_cannot_write_to_the_terminal(server, inverting, tmp_path, capsys
     assert not {"\x1b", "\x07", "\u202e"} & set(said + failures)
 
 
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="this system refuses such names itself")
+def test_a_picture_of_any_name_is_edited(server, inverting, tmp_path):
+    """Quotes, line breaks and control characters, and bytes that are no text at all."""
+    names = ['a "b"; c.png', "a\r\nb.png", "a\x1b[2Jb.png", os.fsdecode(b"a\xffb.png"), "%s {0} ${x}.png"]
+    for name in names:
+        shutil.copy(FOX, tmp_path / name)
+    assert run_edit(server, tmp_path, tmp_path / "out", inverting) == 0
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == sorted(names)
+
+
 def test_a_score_is_that_of_the_chosen_candidate(server, asked, tmp_path):
     example = Workflow(workflow("blended_latent_edit"), asked.object_info())
     (sampler,), (restore,) = (nodes_of(example.prompt, kind) for kind in ("BlendedLatentKSampler", "DecoderFinetuneReconstruct"))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -23,7 +24,9 @@ class Upload:
         self._source = _bytes(image)
         self._painted = _bytes(mask) if mask else b""
         digest = hashlib.sha256(self._source + b"|" + self._painted + b"|" + bytes([alpha])).hexdigest()[:16]
-        self.name = f"{image.stem}-{digest}{'.png' if alpha else image.suffix.lower()}"
+        # Without what breaks the header of the upload: quotes, control characters, bytes that are no letters.
+        stem = re.sub(r"[^\w .-]", "_", image.stem)
+        self.name = f"{stem}-{digest}{'.png' if alpha else image.suffix.lower()}"
 
     def data(self) -> bytes:
         """The file. Raises HostError for a picture that cannot be read, and for one without a mask where there must be one."""

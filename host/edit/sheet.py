@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from io import BytesIO
@@ -38,7 +39,7 @@ img {{ width: 48%; border: 1px solid #8886; image-rendering: auto }}
 
 def write_sheet(path: Path, title: str, jobs: Sequence[Job], results: Results, failed: Mapping[str, str]) -> None:
     """Write source and result of all jobs side by side, with their texts and figures. `failed`: messages by the job's name. Raises HostError."""
-    with whole(path) as part, part.open("w", encoding="utf-8") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(HEAD.format(title=escape(title)))
         for job in jobs:
             file.writelines(line + "\n" for line in _entry(job, results, failed.get(job.name)))
@@ -51,7 +52,7 @@ def _entry(job: Job, results: Results, failure: str | None) -> Iterator[str]:
     yield _picture(job.image, "source")
     if record:
         path = results.path(job.name)
-        yield f'<a href="{quote(path.name)}">{_picture(path, "result")}</a>'
+        yield f'<a href="{quote(os.fsencode(path.name))}">{_picture(path, "result")}</a>'
         yield from _lines(record)
     else:
         yield f'<p class="failed">{escape(failure or "not done")}</p>'

@@ -16,7 +16,7 @@ COLUMNS = ("name", "status", "image", "prompt", "seed", "candidate_seed", "score
 def write_table(path: Path, jobs: Sequence[Job], results: Results, failed: Mapping[str, str]) -> None:
     """Write the figures of all jobs as CSV; further columns of the user's own table follow. `failed`: messages by the job's name. Raises HostError."""
     own = list(dict.fromkeys(column for job in jobs for column in job.row if column not in COLUMNS))
-    with whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with whole(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, [*COLUMNS, *own], extrasaction="ignore")
         writer.writeheader()
         for job in jobs:
