@@ -4,6 +4,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import os
 import posixpath
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from PIL import Image
+from test_host import wheel
 
 from host import provision
 
@@ -32,9 +34,11 @@ def listed(path: Path) -> list[Requirement]:
     return [Requirement(line) for line in lines if line]
 
 
-# The oldest packages that a user may have: those that the suite runs on, and of two a version that is too old to build today.
-OLDEST = {wanted.name: next(iter(wanted.specifier)).version for wanted in (*map(Requirement, provision.OLDEST.torch), *listed(provision.OLDEST.constraints))}
-OLDEST |= {"tqdm": "4.0.0", "pyyaml": "5.1"}
+# The oldest packages that the suite runs on, and those of them that a user of ComfyUI has, with three that it brings in a version too old to build today.
+TESTED = {wanted.name: next(iter(wanted.specifier)).version for wanted in (*map(Requirement, provision.OLDEST.torch), *listed(provision.OLDEST.constraints))}
+ADDED = {"open-clip-torch", "timm", "ftfy", "wcwidth"}
+OLDEST = {name: version for name, version in TESTED.items() if name not in ADDED} | {"tqdm": "4.0.0", "pyyaml": "5.1", "regex": "2019.12.20"}
+TOO_OLD = {"pillow": "9.5.0", "scipy": "1.11.4"}
 
 
 def published() -> list[str]:
@@ -151,33 +155,49 @@ def test_the_two_lists_of_dependencies_are_one():
     assert 'dynamic = ["dependencies"]' in project and re.findall(r"^dependencies.*", project, re.M) == ['dependencies = { file = ["requirements.txt"] }']
 
 
-def requirements(names: list[str], known: set[str]) -> dict[str, list[Requirement]]:
-    """What each package asks for, of these packages and all below them that are not known, by their names."""
-    found: dict[str, list[Requirement]] = {}
-    while names:
-        name = names.pop()
-        if name not in found and name not in known:
-            wanted = [Requirement(text) for text in importlib.metadata.requires(name) or []]
-            found[name] = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
-            names += [normal(one.name) for one in found[name]]
-    return found
+def installed(python: Path) -> dict[str, str]:
+    """The version of each package that pip lists."""
+    listed = json.loads(run_pip(python, "list", "--format=json"))
+    return {one["name"]: one["version"] for one in listed}
 
 
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def run_pip(python: Path, *arguments: str | Path) -> str:
+    done = subprocess.run([python, "-m", "pip", "--disable-pip-version-check", *arguments], capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_no_dependency_replaces_a_package_that_the_user_has(host):
-    ours, theirs = ([normal(one.name) for one in listed(folder / "requirements.txt")] for folder in (ROOT, host.comfyui))
-    brought = requirements(ours, {*theirs, *OLDEST} - {"open-clip-torch", "timm"})
-    assert set(brought) == {"open-clip-torch", "timm", "ftfy", "wcwidth", "regex"}, "what an installation adds to ComfyUI's packages"
-    for name, wanted in brought.items():
-        for one in wanted:
-            assert normal(one.name) in brought or one.specifier.contains(OLDEST[normal(one.name)]), f"{name} wants {one}"
-    asked = {normal(one.name): one.specifier for one in listed(ROOT / "requirements.txt")}
-    assert {name for name, specifier in asked.items() if specifier} == {"open-clip-torch", "pillow", "scipy"}, "the others could replace what is there"
-    for name in ("open-clip-torch", "pillow", "scipy"):
-        assert str(asked[name]) == f">={OLDEST[name].removesuffix('.0')}", "the oldest that the suite runs on"
+@pytest.fixture
+def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That of a new environment. Its pip finds packages without code only: the user's in an old and a newer version, and what the pack adds."""
+    index = tmp_path / "index"
+    index.mkdir()
+    for name in (*OLDEST, *ADDED):
+        wheel(index, name, importlib.metadata.version(name), importlib.metadata.requires(name) or () if name in (*ADDED, "scipy") else ())
+    for name, version in (*OLDEST.items(), *TOO_OLD.items()):
+        wheel(index, name, version)
+    for name in [name for name in os.environ if name.startswith(("PIP_", "PYTHON"))]:
+        monkeypatch.delenv(name)
+    for name, value in {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}.items():
+        monkeypatch.setenv(name, value)
+    provision.make_venv(tmp_path / "venv")
+    return provision.find_python(tmp_path)
+
+
+@pytest.mark.parametrize("older, perhaps", [({}, set()), (TOO_OLD, {"numpy"})], ids=["the oldest that works", "a Pillow and a SciPy too old"])
+def test_an_installation_replaces_nothing_but_a_pillow_or_scipy_too_old(python, older, perhaps):
+    """For a SciPy too old, pip takes the newest, which may ask for a newer NumPy."""
+    run_pip(python, "install", *(f"{name}=={version}" for name, version in (OLDEST | older).items()))
+    before = installed(python)
+    run_pip(python, "install", "-r", ROOT / "requirements.txt")
+    after = installed(python)
+    assert {*older} <= {name for name, version in before.items() if after.get(name) != version} <= {*older, *perhaps}
+    assert {*after} - {*before} == ADDED
+
+
+def test_the_versions_that_are_asked_for_are_the_oldest_that_the_suite_runs_on():
+    asked = {one.name.replace("_", "-"): str(one.specifier) for one in listed(ROOT / "requirements.txt") if one.specifier}
+    assert asked == {name: f">={TESTED[name].removesuffix('.0')}" for name in ("pillow", "scipy", "open-clip-torch")}
 
 
 def test_icon_and_banner_are_there_and_have_the_sizes_that_the_registry_takes():
