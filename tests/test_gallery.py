@@ -462,6 +462,7 @@ BECOME_HOSTILE = """text => {
 }"""
 
 
+@pytest.mark.promise("texts-stay-texts")
 def test_markup_in_prompts_titles_and_file_names_stays_text(ui, client, vue):
     client.upload(f"{HOSTILE}.png", (INPUTS / "bld_demo_edit.png").read_bytes())
     ui.open("blended_latent_edit")

@@ -160,6 +160,7 @@ def test_what_the_index_lacks_is_told(index, tmp_path, lacking, reason):
         Builder(tmp_path / "cache", pins=pins_of(index)).host()
 
 
+@pytest.mark.promise("first-run")
 def test_a_build_has_the_tree_and_a_second_run_does_nothing(archive, tmp_path):
     pip = FakePip(archive)
     host = Builder(tmp_path / "cache", pip).host()

@@ -80,6 +80,7 @@ def strays(names: Iterable[str]) -> list[str]:
     return [name for name in names if name not in CONTENT and not KINDS.fullmatch(name)]
 
 
+@pytest.mark.promise("left-out")
 def test_the_archive_holds_what_users_need_and_nothing_else(archive):
     files = {path.relative_to(archive).as_posix(): path.stat().st_size for path in archive.rglob("*") if path.is_file()}
     assert {name.partition("/")[0] for name in files} == CONTENT
@@ -127,6 +128,7 @@ def forbidden(code: str) -> list[str]:
     return sorted(filter(FORBIDDEN.fullmatch, names_used(code)))
 
 
+@pytest.mark.promise("asks-nobody", "no-programs")
 @pytest.mark.parametrize("name", [name for name in published() if name.endswith(".py")])
 def test_no_code_reaches_for_the_network_the_environment_or_other_programs(name):
     assert forbidden((ROOT / name).read_text(encoding="utf-8")) == []
@@ -164,6 +166,7 @@ REACHES_INSIDE = r"\.prototype\b|\bgetContext\(|\bLiteGraph\b|\bcomfyAPI\b"
 FRONTEND = {"js/lib/comfy.js": ["../../../scripts/app.js", "../../../scripts/api.js"]}
 
 
+@pytest.mark.promise("asks-nobody", "texts-stay-texts")
 def test_no_browser_code_runs_texts_asks_other_machines_or_reaches_into_the_frontend():
     never = re.compile(f"{RUNS_TEXTS}|{REACHES_INSIDE}", re.VERBOSE)
     assert {name: found for name, code in browser_code().items() if (found := never.findall(code))} == {}
@@ -207,6 +210,7 @@ print(json.dumps([added, seen, nodes.EXTENSION_WEB_DIRS, small.sum().item(), psn
 """
 
 
+@pytest.mark.promise("any-folder", "asks-nobody", "no-programs", "folder-unchanged")
 def test_the_archive_starts_and_runs_under_any_name_and_writes_only_previews_and_asks_nobody(archive, host, tmp_path):
     """For the system's administrator no folder is read-only, so what Python says it is about to do counts, too."""
     temp = tmp_path / "temp"
@@ -256,6 +260,7 @@ def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return provision.find_python(tmp_path)
 
 
+@pytest.mark.promise("replaces-nothing")
 @pytest.mark.parametrize("older, perhaps", [({}, set()), (TOO_OLD, {"numpy"})], ids=["the oldest that works", "a Pillow and a SciPy too old"])
 def test_an_installation_replaces_nothing_but_a_pillow_or_scipy_too_old(python, older, perhaps):
     """For a SciPy too old, pip takes the newest, which may ask for a newer NumPy."""
@@ -267,6 +272,7 @@ def test_an_installation_replaces_nothing_but_a_pillow_or_scipy_too_old(python, 
     assert {*after} - {*before} == ADDED
 
 
+@pytest.mark.promise("replaces-nothing")
 def test_the_versions_that_are_asked_for_are_the_oldest_that_the_suite_runs_on():
     asked = {one.name.replace("_", "-"): str(one.specifier) for one in listed(ROOT / "requirements.txt") if one.specifier}
     assert asked == {name: f">={TESTED[name].removesuffix('.0')}" for name in ("pillow", "scipy", "open-clip-torch")}

@@ -22,6 +22,7 @@ TRICKS = ("../secret.safetensors", "sub/../../secret.safetensors", "..\\secret.s
 HOSTILE = [text for text in TEXTS if len(text.splitlines()) == 1 and text.strip() and "\ud800" not in text]
 
 
+@pytest.mark.promise("listed-files")
 @pytest.mark.parametrize("trick", TRICKS, ids=ascii)
 def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypatch, trick):
     """Where a name is refused, before the run and in it, nothing is opened either."""
@@ -39,6 +40,7 @@ def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypa
     assert str(error.value).isprintable() and "secret" not in os.listdir(home)
 
 
+@pytest.mark.promise("texts-stay-texts")
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
 def test_a_hostile_text_stays_a_text_in_every_report_and_in_the_log(clip, edit, caplog, text):
     """Long ones are cut, and the log and the report quote where."""
@@ -60,6 +62,7 @@ def clip(demo_pack):
         return OpenClipLoader.execute("bld_demo_clip.safetensors").args[0]
 
 
+@pytest.mark.promise("limits")
 @pytest.mark.parametrize(
     "node, inputs, name",
     [
