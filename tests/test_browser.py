@@ -62,6 +62,7 @@ def show_pictures(ui) -> None:
             assert shown.get(node), f"{kind} {node} shows nothing"
 
 
+@pytest.mark.promise("templates")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_opens_and_runs_well_in_both_renderers(ui, client, name):
     """One run is shown in both: what it computes doesn't depend on who shows it."""
@@ -91,6 +92,7 @@ def test_a_node_that_covers_another_and_a_wire_behind_one_are_found(ui):
     assert len(found["nodes that cover each other"]) == 1 and any("runs behind Blended Latent KSampler" in wire for wire in found["wires behind other nodes"])
 
 
+@pytest.mark.promise("blueprint")
 def test_the_blueprint_comes_from_the_node_search_and_gives_a_result(ui):
     ui.open()
     ui.add(examples.BLUEPRINT)
@@ -146,6 +148,7 @@ def test_the_node_search_finds_the_right_node_of_ours_first(ui, words, title):
     assert next(name for name, *about in found if PACK in about or name == examples.BLUEPRINT) == title, found
 
 
+@pytest.mark.promise("help-pages")
 def test_every_help_page_opens_with_all_its_pictures(ui):
     ui.open()
     ui.renew()  # the help stays open

@@ -52,6 +52,7 @@ def test_a_window_shows_all_that_is_painted_and_the_crop_has_the_size_that_a_mod
         assert not window.is_scaled, "the picture has room for it, so its own pixels are kept"
 
 
+@pytest.mark.promise("small-place")
 @pytest.mark.parametrize("side", [512, 1024, 4096])
 def test_the_crop_is_as_large_as_the_place_however_large_the_picture(side):
     low = side // 4
@@ -60,6 +61,7 @@ def test_the_crop_is_as_large_as_the_place_however_large_the_picture(side):
     assert (window.rows, window.columns) == (around, around), "the context is on all sides"
 
 
+@pytest.mark.promise("small-place", "scaled-crop")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("size", [0, 96], ids=["own pixels", "scaled"])
 @pytest.mark.parametrize("method", IN_PIXELS)

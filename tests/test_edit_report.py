@@ -39,6 +39,7 @@ def report(**changes) -> list:
         return list(EditReport.execute(**{"source": source(), "edited": edited(), "mask": box()} | changes).args)
 
 
+@pytest.mark.promise("measured")
 def test_the_outputs_are_the_figures_of_bld():
     psnr, block, seam, shift, text, _, flicker = report()
     expected = figures(*(t.movedim(-1, 1) for t in (edited(), source())), box())

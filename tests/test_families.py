@@ -98,6 +98,7 @@ def test_the_tiny_model_follows_prompt_and_noise(name):
     assert (result - noisier).abs().mean() > 0.1 * result.std()
 
 
+@pytest.mark.promise("works-with-yours")
 @families
 @pytest.mark.parametrize("shrink", [False, True])
 def test_the_background_is_exact_and_the_mask_is_edited(name, shrink):
@@ -167,6 +168,7 @@ def test_a_model_that_wants_a_clean_background_sees_it(name):
     assert all(torch.allclose(x, gain * source.to(x), atol=1e-5 * gain, rtol=1e-4) for x in seen)
 
 
+@pytest.mark.promise("videos")
 @pytest.mark.parametrize("name", VIDEO)
 def test_a_mask_for_each_frame_of_a_video(name):
     loaded = load(name)
@@ -217,6 +219,7 @@ def inputs_beside(loaded: Loaded, **options) -> list[Tensor]:
     return told
 
 
+@pytest.mark.promise("inpaint-checkpoint")
 def test_an_inpaint_checkpoint_is_told_the_mask_of_the_result():
     """The host bakes the mask into the model's input once. The thin one fits: what the picture beside it shows stays outside it."""
     loaded = load("SD1.5 inpaint")

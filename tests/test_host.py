@@ -16,7 +16,7 @@ import tarfile
 import threading
 import venv
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,13 +99,13 @@ def prepare_metadata_for_build_wheel(folder, settings=None):
 """
 
 
-def wheel(folder: Path, name: str, version: str) -> None:
+def wheel(folder: Path, name: str, version: str, requires: Iterable[str] = ()) -> None:
     """A package of one empty module."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{module}-{version}-py3-none-any.whl", "w") as file:
         file.writestr(f"{module}.py", "")
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + "".join(f"Requires-Dist: {one}\n" for one in requires))
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
 
@@ -166,6 +166,7 @@ def test_what_the_index_lacks_is_told(index, tmp_path, lacking, reason):
         Builder(tmp_path / "cache", pins=pins_of(index)).host()
 
 
+@pytest.mark.promise("first-run")
 def test_a_build_has_the_tree_and_a_second_run_does_nothing(archive, tmp_path):
     pip = FakePip(archive)
     host = Builder(tmp_path / "cache", pip).host()

@@ -31,6 +31,7 @@ def scratch() -> torch.Tensor:
     return mask
 
 
+@pytest.mark.promise("resized")
 @pytest.mark.parametrize("mode", masks.RESIZE_MODES)
 def test_the_mask_gets_the_latents_size_and_the_latent_gets_the_mask(mode):
     small, latent, _ = LatentMaskResize.execute(scratch(), LATENT, mode=mode).args
@@ -45,6 +46,7 @@ def test_the_report_says_what_a_lossy_mode_dropped():
     assert "100 of 100 painted pixels and 1 whole strokes dropped" in LatentMaskResize.execute(scratch(), LATENT, mode="nearest").args[2]
 
 
+@pytest.mark.promise("resized")
 def test_invert_happens_before_the_resize():
     """What is kept must not shrink: a cell is edited if any of its pixels is."""
     small = LatentMaskResize.execute(scratch(), LATENT, invert=True).args[0]
@@ -176,6 +178,7 @@ def test_bad_input_gets_one_clear_sentence(mask, latent, sentence):
         LatentMaskResize.execute(mask, latent)
 
 
+@pytest.mark.promise("dilated")
 def test_the_schedule_and_its_stages():
     small = LatentMaskResize.execute(scratch(), LATENT).args[0]
     schedule, stages = ProgressiveMaskDilate.execute(small).args
@@ -267,6 +270,7 @@ def alike(picture: torch.Tensor, color: tuple[int, int, int]) -> torch.Tensor:
     return ((picture - torch.tensor(color) / 255).abs() < 0.15).all(-1)
 
 
+@pytest.mark.promise("resized")
 def test_the_preview_shows_lost_strokes_in_red_and_only_those():
     mask = scratch()
     mask[0, 64:80, 40:56] = 1

@@ -124,6 +124,7 @@ def test_nearest_is_pils_nearest_bit_for_bit(size, cells):
     assert np.array_equal(masks.resize(mask, cells, "nearest").numpy(), expected)
 
 
+@pytest.mark.promise("no-paint-lost")
 @pytest.mark.parametrize("mode", ["max", "coverage"])
 @pytest.mark.parametrize("size", strokes.SIZES)
 @pytest.mark.parametrize("kind", strokes.KINDS)

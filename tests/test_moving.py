@@ -152,6 +152,7 @@ def video() -> tuple:
     return vae, torch.randn(2, 16, 3, 6, 6, generator=random), image, mask
 
 
+@pytest.mark.promise("videos")
 @pytest.mark.parametrize("method", [*IN_PIXELS, "decoder weights"])
 def test_each_frame_of_a_video_keeps_its_background(video, method):
     vae, z, image, mask = video
@@ -243,6 +244,7 @@ def test_a_videos_decoder_learns_the_surroundings_and_yours_stays(kind, monkeypa
     assert all(torch.equal(a, b) for a, b in zip(before, vae.first_stage_model.state_dict().values(), strict=True))
 
 
+@pytest.mark.promise("videos")
 @pytest.mark.parametrize("method", ["decoder weights", "latent"])
 def test_what_cannot_be_tuned_is_refused_and_the_sentence_names_what_works(video, method):
     z, image, mask = video[1:]

@@ -79,6 +79,7 @@ def test_the_cases_are_of_every_node():
     assert set(NODES) == set(json.loads((Path(__file__).parent / "interface.json").read_text(encoding="utf-8")))
 
 
+@pytest.mark.promise("latent-is-source", "limits")
 @pytest.mark.parametrize("name", SHARE)
 def test_odd_inputs_give_a_right_result_or_one_sentence(demo_pack, name):
     endings, findings = survey(name, SHARE[name], SEED)
@@ -86,6 +87,7 @@ def test_odd_inputs_give_a_right_result_or_one_sentence(demo_pack, name):
     assert set(endings) <= {RIGHT, REFUSED, BY_HOST} and endings[RIGHT] and endings[REFUSED]
 
 
+@pytest.mark.promise("listed-files")
 @pytest.mark.parametrize("case, ending", FOUND, ids=lambda value: getattr(value, "name", None))
 def test_what_was_found_stays_mended(demo_pack, case, ending):
     assert run(case) == ending

@@ -158,6 +158,7 @@ def test_the_list_holds_files_and_the_pretrained_models_that_fit(folder):
     assert len(options) > 150 and len(set(options)) == len(options)
 
 
+@pytest.mark.promise("asks-nobody")
 def test_without_download_no_pretrained_model_asks_the_network(folder, offline):
     for name in clips.tags()[::9]:
         repository = open_clip.get_pretrained_cfg(*name.split())["hf_hub"].rpartition("/")[0]
@@ -233,6 +234,7 @@ def hub(tmp_path, monkeypatch) -> Iterator[type[Hub]]:
         server.shutdown()
 
 
+@pytest.mark.promise("clip-download")
 def test_a_download_lands_in_the_hosts_folder_and_only_when_asked_for(folder, hub, tag):
     put(hub.root, "them/tiny/open_clip_model.safetensors", state=model_of(TINY).state_dict())
     with pytest.raises(ValueError, match="download is off"):
@@ -268,6 +270,7 @@ def test_a_tokenizer_is_downloaded_only_when_asked_for_too(folder, hub, known):
     assert list(folder.rglob("tokenizer_config.json"))
 
 
+@pytest.mark.promise("only-open-clips")
 def test_nothing_is_downloaded_that_open_clip_does_not_name(folder, hub):
     put_words(hub.root)
     put(folder, "siglip.safetensors", SIGLIP)
@@ -281,6 +284,7 @@ def test_nothing_is_downloaded_that_open_clip_does_not_name(folder, hub):
     assert load("siglip.safetensors", download=True).size == (160, 160)
 
 
+@pytest.mark.promise("log-says-first")
 def test_the_log_says_what_is_downloaded_how_large_it_is_and_from_where(folder, hub, tag, caplog):
     caplog.set_level("INFO")
     put(hub.root, "them/tiny/open_clip_model.safetensors", state=model_of(TINY).state_dict())
@@ -305,6 +309,7 @@ def with_vision(**vision: object) -> dict:
     return {**TINY, "vision_cfg": {**VISION, **vision}}
 
 
+@pytest.mark.promise("no-code")
 @pytest.mark.parametrize(
     "config, reason",
     [
@@ -337,6 +342,7 @@ def test_a_config_may_not_do_more_than_describe_a_clip(folder, offline, config, 
     assert offline == []
 
 
+@pytest.mark.promise("no-false-sizes")
 @pytest.mark.parametrize("vision", [{}, {"timm_model_name": ""}, {"timm_model_name": None}, {"timm_model_name": "test_vit"}], ids=str)
 def test_a_model_that_is_larger_than_its_file_takes_no_memory(folder, vision):
     """The widths are allowed one by one, and together they are 70 TB, or 4 TB beside an image tower of timm's."""
@@ -347,6 +353,7 @@ def test_a_model_that_is_larger_than_its_file_takes_no_memory(folder, vision):
         load("mine.safetensors")
 
 
+@pytest.mark.promise("clip")
 @pytest.mark.parametrize("config", [TINY, RESNET, COCA, SIGLIP, HF_TEXT], ids=["vit", "resnet", "coca", "siglip-like", "hf text tower"])
 def test_every_kind_of_open_clip_model_scores_as_by_itself(folder, offline, config):
     put_words(folder)
@@ -435,6 +442,7 @@ def test_a_config_beside_a_file_replaces_none_of_open_clips(folder):
     assert open_clip.get_model_config("ViT-B-32") == json.loads(shipped.read_text())
 
 
+@pytest.mark.promise("clip-file")
 def test_a_file_named_by_its_architecture_is_prepared_as_its_weights_were(folder):
     means = {}
     for name in ("ViT-B-16-SigLIP", "ViT-B-16", "ViT-L-14"):
@@ -505,6 +513,7 @@ def header(entry: dict, body: int = 64, length: int | None = None) -> bytes:
     return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(body)
 
 
+@pytest.mark.promise("no-false-sizes")
 @pytest.mark.parametrize(
     "content",
     [
@@ -528,6 +537,7 @@ def test_a_header_that_lies_gets_one_clear_sentence(folder, content):
     assert "".join(traceback.format_exception(error.value)).replace("\n", "").isprintable(), "ComfyUI logs all of it"
 
 
+@pytest.mark.promise("texts-stay-texts")
 def test_names_in_a_file_cannot_control_the_terminal(folder):
     put(folder, "mine.safetensors", TINY, {"a\x1b[2J\x1b]0;title\x07\u202e": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"it has weights such as a\\x1b\[2J") as error:
@@ -547,6 +557,7 @@ def own(value: int) -> None:
 owned: list[int] = []
 
 
+@pytest.mark.promise("no-code", "no-pickles")
 def test_no_pickle_is_loaded_whatever_lies_on_disk_or_on_the_hub(folder, hub, tag):
     """Neither where open_clip itself would take it, nor in the place of a safetensors file."""
     for path in (folder / "them" / "tiny" / "open_clip_pytorch_model.bin", folder / "mine.bin", hub.root / "them" / "tiny" / "open_clip_pytorch_model.bin"):
@@ -567,6 +578,7 @@ def test_no_pickle_is_loaded_whatever_lies_on_disk_or_on_the_hub(folder, hub, ta
     assert owned == [1], "the payload would have run"
 
 
+@pytest.mark.promise("without-open-clip")
 def test_without_open_clip_the_node_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     clips.tags.cache_clear()
@@ -598,6 +610,7 @@ print(json.dumps([sorted(set(nodes.NODE_CLASS_MAPPINGS) - stock), imported, opti
 """
 
 
+@pytest.mark.promise("without-open-clip")
 def test_a_start_imports_no_open_clip_and_a_broken_one_takes_no_node_with_it(pack, host, tmp_path):
     broken = tmp_path / "torchvision" / "__init__.py"
     broken.parent.mkdir()

@@ -111,6 +111,7 @@ def check_background(loaded: Loaded, result: Tensor) -> None:
     assert (apart[(MASK > 0).expand_as(apart)] > 5e-6).float().mean() > 0.99
 
 
+@pytest.mark.promise("any-sampler")
 @pytest.mark.parametrize("node", [ksampler, basic_guider, cfg_guider, lambda model, loaded: advanced(model, loaded, loaded.latent, 0, STEPS)["samples"]])
 def test_the_schedule_works_in_every_sampler_node_of_the_host(tiny, node):
     check_background(tiny, node(ours(tiny.model), tiny))

@@ -52,6 +52,7 @@ def unit(edit: Edit, samples: Tensor) -> Tensor:
     return edit.model.model.process_latent_in(samples)
 
 
+@pytest.mark.promise("pruned")
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_cfg_pp", "uni_pc"])
 def test_who_goes_on_comes_out_as_without_pruning(edit, clip, sampler):
     full = draw(edit, sampler=sampler)["samples"]
@@ -151,6 +152,7 @@ def test_memory_that_runs_out_in_the_race_halves_the_chunk(edit, clip, monkeypat
     assert (unit(edit, out["samples"]) - unit(edit, full[out["batch_index"]])).abs().max() < 1e-4
 
 
+@pytest.mark.promise("pruned")
 def test_the_model_is_not_asked_for_those_that_are_out(edit, clip):
     """8 steps begin at 0, 1/8, ... of the schedule; a round is held with what the first step in it predicts."""
     race = pruning(edit, clip, start=0.3, keep=0.5, rounds=2, interval=0.25)

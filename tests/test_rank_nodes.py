@@ -68,6 +68,7 @@ def images(edit):
     return torch.cat(views).movedim(1, -1)
 
 
+@pytest.mark.promise("ranked")
 def test_masked_scores_are_a_direct_open_clip_computation(clip, edit, images, direct):
     model, _, tokenize = direct
     _, _, scores, order, _ = rank(clip, images, edit.mask)
@@ -90,6 +91,7 @@ def test_scores_are_what_open_clips_own_preprocessing_gives(clip, edit, images, 
     assert torch.allclose(by_index(clip, bytes_ / 255, edit.mask[:, :96, :96]), expected, atol=1e-5)
 
 
+@pytest.mark.promise("ranked", "sorted")
 def test_everything_returned_is_in_step(clip, edit, images):
     samples = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 16, 16)
     latents = {"samples": samples, "noise_mask": samples[:, :1] / 10, "batch_index": [10, 11, 12, 13, 14]}
@@ -117,6 +119,7 @@ def test_a_score_does_not_depend_on_its_batch(clip, edit, images):
         assert rank(clip, images[index : index + 1], edit.mask)[2][0] == pytest.approx(score, abs=1e-5)
 
 
+@pytest.mark.promise("sorted")
 @pytest.mark.parametrize("form", ["batch", "list"])
 def test_256_pictures_with_equal_ones_in_their_order(clip, edit, images, form):
     many = images[:4].repeat(64, 1, 1, 1)

@@ -124,11 +124,13 @@ def test_the_tuned_decoder_draws_the_source_around_the_mask(edit, plain, tuned):
     assert errors[0] < 0.85 * errors[1]
 
 
+@pytest.mark.promise("own-pixels", "reconstructed")
 def test_outside_the_mask_the_source_stays_bit_for_bit(edit, tuned):
     outside = (edit.mask == 0)[..., None].expand_as(edit.image)
     assert torch.equal(tuned[0][outside], edit.image[outside])
 
 
+@pytest.mark.promise("seam-small")
 def test_the_fit_shows_the_seam_less_than_a_paste(edit, tuned):
     x, m = edit.image.movedim(-1, 1), edit.mask
     ours, paste = (picture.movedim(-1, 1) for picture in (tuned[0], reconstruct(edit, PASTE)[0]))
@@ -176,6 +178,7 @@ def test_a_feather_stays_inside_the_mask(edit):
     assert torch.allclose(ramp[3:9], torch.tensor([0, 0.25, 0.5, 0.75, 1, 1]))
 
 
+@pytest.mark.promise("own-pixels")
 @pytest.mark.parametrize("method", ["colour fit", "poisson"])
 def test_the_other_methods_keep_the_background_exactly(edit, method):
     image, vae, report = reconstruct(edit, {"method": method})
@@ -384,6 +387,7 @@ def test_the_distances_to_a_masks_edge_are_computed_once(edit, monkeypatch):
     assert len(transformed) == len(set(transformed)) == 3, "inside the mask, around it, and around what the display shows of it"
 
 
+@pytest.mark.promise("memory-budget")
 @pytest.mark.parametrize("method, size, budget", [("ours", 1024, 1.0), ("latent", 512, 0.7)])
 def test_a_budget_holds_within_a_tenth(method, size, budget):
     """What a process of its own takes beyond the loaded VAE, where all at once would take more than the budget."""

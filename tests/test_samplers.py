@@ -47,6 +47,7 @@ def small(edit: Edit) -> tuple[dict, Tensor]:
     return {"samples": edit.latent["samples"][..., 4:12, 4:12].clone()}, mask
 
 
+@pytest.mark.promise("works-with-yours")
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_and_scheduler_keeps_the_background_exactly(edit, small, sampler, scheduler):

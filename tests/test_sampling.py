@@ -129,6 +129,7 @@ def host_sampler(edit: Edit, steps: int, sampler: str, scheduler: str, **options
     )
 
 
+@pytest.mark.promise("mask-shrinks")
 def test_the_papers_settings_give_stages_of_13_13_13_and_11_steps(edit):
     seen = stages_seen(edit, host_sampler(edit, 50, "ddim", "ddim_uniform"))
     assert [stage for _, stage in seen] == [0] * 13 + [1] * 13 + [2] * 13 + [3] * 11
@@ -181,6 +182,7 @@ def test_a_source_of_another_size_is_refused(edit):
         host_sampler(edit, 2, "euler", "normal")(patched)
 
 
+@pytest.mark.promise("dilated")
 def test_the_thin_mask_has_the_last_step_however_few_there_are(edit):
     for steps in (1, 2, 3, 4):
         assert stages_seen(edit, host_sampler(edit, steps, "euler", "simple"))[-1][1] == 3
@@ -197,6 +199,7 @@ def test_fixed_noise_without_shrinking_is_the_hosts_ksampler_bit_for_bit(edit, s
     assert torch.equal(ours["samples"][reached], theirs["samples"][reached])
 
 
+@pytest.mark.promise("latent-is-source", "sampled")
 @pytest.mark.parametrize("sampler", ["ddim", "euler_ancestral", "heun", "dpm_2", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "uni_pc"])
 @pytest.mark.parametrize("noise", ["every step", "fixed"])
 def test_the_background_is_exact(edit, sampler, noise):
@@ -256,6 +259,7 @@ def test_a_candidate_is_the_same_alone_and_in_any_chunk(edit):
     assert (together[0] - together[1]).abs().max() > 0.1, "candidates differ"
 
 
+@pytest.mark.promise("sampled")
 def test_the_seeds_say_how_each_candidate_is_drawn_alone(edit):
     """Of two sources, too, whatever the number of candidates; and the first seed is the node's."""
     two = {"samples": torch.cat([edit.latent["samples"], edit.latent["samples"].flip(-1)])}

@@ -55,6 +55,7 @@ def reconstructed(edit: Edit, thin: tuple[Tensor, Tensor, Tensor], method: dict,
     return image, report
 
 
+@pytest.mark.promise("thin-edits")
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["method"])
 def test_a_thin_edit_survives_and_all_beyond_a_cell_is_the_source(edit, thin, method):
     mask, _, plain = thin

@@ -30,6 +30,7 @@ TRICKS = ("../secret.safetensors", "sub/../../secret.safetensors", "..\\secret.s
 HOSTILE = [text for text in TEXTS if len(text.splitlines()) == 1 and text.strip() and "\ud800" not in text]
 
 
+@pytest.mark.promise("listed-files")
 @pytest.mark.parametrize("trick", TRICKS, ids=ascii)
 def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypatch, trick):
     """Where a name is refused, before the run and in it, nothing is opened either."""
@@ -47,6 +48,7 @@ def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypa
     assert str(error.value).isprintable() and "secret" not in os.listdir(home)
 
 
+@pytest.mark.promise("texts-stay-texts")
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
 def test_a_hostile_text_stays_a_text_in_every_report_and_in_the_log(clip, edit, caplog, text):
     """Long ones are cut, and the log and the report quote where."""
@@ -68,6 +70,7 @@ def clip(demo_pack):
         return OpenClipLoader.execute("bld_demo_clip.safetensors").args[0]
 
 
+@pytest.mark.promise("listed-files")
 def test_no_other_input_of_any_node_names_a_file(pack):
     """So that the tricks above are all there are: every other text is free, and every other choice is made here and not from a folder."""
     interface = json.loads(INTERFACE.read_text(encoding="utf-8"))
@@ -78,6 +81,7 @@ def test_no_other_input_of_any_node_names_a_file(pack):
     assert unlisted - of_the_host == {("OpenClipLoader", "clip_name")}
 
 
+@pytest.mark.promise("listed-files")
 def test_devices_and_links_in_the_folder(pack, tmp_path, monkeypatch):
     """A device is never read, neither as a model nor as the config beside it. A link is the user's, and is followed."""
     home = tmp_path / "models" / "open_clip"
@@ -100,6 +104,7 @@ def test_devices_and_links_in_the_folder(pack, tmp_path, monkeypatch):
 WIDE = torch.zeros(1, 4, 1, 1).expand(1, 4, 2**14, 2**13)
 
 
+@pytest.mark.promise("limits")
 def test_what_no_memory_holds_is_refused_though_each_input_is_within_its_limits(edit):
     """A crop of 8192x8192 of each of 4,096 pictures is 3 TB, and so are 256 candidates of a latent of 2 GB."""
     images, painted = torch.zeros(1, 1, 1, 1).expand(4096, 64, 64, 3), torch.ones(1, 64, 64)
@@ -116,6 +121,7 @@ def test_what_no_memory_holds_is_refused_though_each_input_is_within_its_limits(
         ProgressiveMaskDilate.execute(torch.zeros(1, 1, 1).expand(1, 2**16, 2**15), stages=32)
 
 
+@pytest.mark.promise("limits")
 @pytest.mark.parametrize(
     "node, inputs, name",
     [

@@ -53,6 +53,7 @@ def test_an_example_has_its_picture_and_no_foreign_node(client, name):
         assert module in allowed or not module.startswith("custom_nodes."), f"{node['class_type']} is of {module}"
 
 
+@pytest.mark.promise("same-outputs")
 def test_the_checkpoint_example_is_the_main_example_with_another_loader(client):
     ours, theirs = client.prompt(workflow("blended_latent_edit")), client.prompt(workflow("sd15_or_sdxl"))
     kinds = [sorted(node["class_type"] for node in prompt.values()) for prompt in (ours, theirs)]
@@ -78,6 +79,7 @@ def test_the_edit_shows_in_the_mask_and_nowhere_else(client):
     assert np.array_equal(result[~inside], source[~inside]), "the background is the source's"
 
 
+@pytest.mark.promise("demo")
 def test_the_demo_reads_the_ranking_that_the_report_tells(client):
     prompt = quick(client, seed=18)
     (rank,) = nodes_of(prompt, "ClipRankBatch")

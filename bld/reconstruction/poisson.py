@@ -15,7 +15,6 @@ from .paste import paste
 CELL = 3
 COARSEST = 500
 DAMPING = 2 / 3
-TOLERANCE = 1e-5
 
 Linear = Callable[[np.ndarray], np.ndarray]
 
@@ -66,7 +65,8 @@ def laplace_solver(region: np.ndarray, on_iteration: Callable[[], None]) -> Line
         given = neighbour_sum(np.where(region, 0, values))[:, region].T
         if not np.isfinite(given).all():
             raise ValueError("The pictures contain NaN or infinite values around the mask: check the nodes that made them.")
-        flat, _ = linalg.cg(operator(lambda v: matrix @ v), given.ravel(), rtol=TOLERANCE, M=operator(precondition), callback=lambda _: on_iteration())
+        # To 1e-5 of the given values, SciPy's default, whose name is not the same in all versions.
+        flat, _ = linalg.cg(operator(lambda v: matrix @ v), given.ravel(), atol=0.0, M=operator(precondition), callback=lambda _: on_iteration())
         filled = np.zeros_like(values)
         filled[:, region] = flat.reshape(shape).T
         return filled
