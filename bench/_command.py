@@ -8,16 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.utils
 import torch
 
 from demo.train import common
 
+T = TypeVar("T")
 
-def benchmark(answer: Callable[[argparse.Namespace], Any], **options: str | tuple[int | None, str] | dict[str, Any]) -> None:
-    """Answer a benchmark's question: `answer` gets the options, prints its tables and returns its figures, which go to the file after --json.
+
+def benchmark(answer: Callable[[argparse.Namespace], T], **options: str | tuple[int | None, str] | dict[str, Any]) -> T:
+    """Answer a benchmark's question: `answer` gets the options, prints its tables and returns its figures, which also go to the file after --json.
 
     options: the benchmark's own; a switch is given as its help, a whole number as its default and its help, anything else as argparse takes it.
     """
@@ -33,6 +35,7 @@ def benchmark(answer: Callable[[argparse.Namespace], Any], **options: str | tupl
     print(f"{time.monotonic() - start:.0f} s{', quick sample' if getattr(chosen, 'quick', False) else ''}")
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return figures
 
 
 def as_argument(told: str | tuple[int | None, str] | dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from PIL import Image
 from bench import _table
 from bench._process import at_most
 from host import HostError
-from host.client import Client, ConnectionLost, ExecutionFailed, Interrupted
+from host.client import Client, ConnectionLost, Event, ExecutionFailed, Interrupted
 from host.demo import INPUTS
 from host.provision import Host
 from host.server import PACKS, ROOT, Server
@@ -35,6 +36,8 @@ METHODS = ("paste", "colour fit", "poisson", "decoder weights", "auto")
 SIZES = (128, 96, 160)
 PERIOD = 3 * 4 * 5 * 7  # edits this far apart have the same nodes, size and method
 KINDS = 30  # this many in a row use every method and node several times
+FAULTY = ("model", "vae decode", "vae encode", "decoder", "text encoder", "ranker's pictures", "ranker's texts")  # calls that the probe can make fail
+MOST = 1.02  # how much more a server may hold late than early
 PROBE = {"bench-probe": ROOT / "bench" / "probe"}
 # The nodes of an edit that are ours, or run under our patch.
 OURS = {"cut", "resize", "dilate", "prune", "patch", "draw", "clip", "rank", "reconstruct", "put", "report"}
@@ -113,6 +116,40 @@ def serving(base: Path | None = None, *arguments: str) -> Iterator[Server]:
         yield server
 
 
+@contextlib.contextmanager
+def watched(*arguments: str) -> Iterator[tuple[Server, Client]]:
+    """A server with a client, which has run nodes of ComfyUI alone, and counts as clean as it is then."""
+    with serving(None, *arguments) as server, Client(server.url) as client:
+        client.run(by_host(6))
+        client.post("/probe/clean", {})
+        yield server, client
+
+
+def by_host(number: int) -> Prompt:
+    """An edit of the whole picture by ComfyUI's own nodes and the demo's loader."""
+    prompt = {name: node for name, node in edit(number).items() if name not in OURS - {"draw"}}
+    prompt["draw"] |= {"class_type": "KSampler", "inputs": prompt["draw"]["inputs"] | {"model": ["load", 0]}}
+    prompt["latent"]["inputs"]["pixels"], prompt["save"]["inputs"]["images"] = ["source", 0], ["decode", 0]
+    del prompt["told"]
+    return prompt
+
+
+def left_by(client: Client, trial: Callable[[], str]) -> tuple[str, list[str]]:
+    """What a trial answers, and what it has left on the server: at once, while the models are still those of the trial, and after an edit like no other."""
+    told = trial()
+    # A patched model that the server remembers as a node's result has its wrappers by right.
+    at_once = [one for one in client.get("/probe/left") if not one.startswith("ModelPatcher.")]
+    client.post("/free", {"free_memory": True})  # forgets the results that it remembers
+    client.run(edit(0))
+    return told, sorted({*at_once, *client.get("/probe/left")})
+
+
+def tell(findings: list[str]) -> list[str]:
+    """Prints findings and returns them."""
+    print("\n".join(["findings:", *findings]) if findings else "no findings")
+    return findings
+
+
 def pixels(server: Server, number: int) -> bytes:
     """What the latest run of an edit saved. Raises AssertionError for a file that is not whole."""
     path = max((server.base / "output").glob(f"edit_{number}_*.png"))
@@ -126,16 +163,17 @@ def held(server: Server, client: Client) -> dict[str, float]:
 
 
 def many_edits(count: int) -> dict[str, Any]:
-    """Edits of two clients at once: what the server holds over time, and whether each result is that of a fresh server."""
+    """Edits of two clients at once: what the server holds over time, what is left, and whether each result is that of a fresh server."""
     results, holds = {}, []
     # ComfyUI 0.30.0's own cache keeps the keys of every prompt, and its history the prompts: neither may be taken for ours.
-    with serving(None, "--cache-classic") as server, Client(server.url) as first, Client(server.url) as second, ThreadPoolExecutor(2) as pool:
+    with watched("--cache-classic") as (server, first), Client(server.url) as second, ThreadPoolExecutor(2) as pool:
         for pair in range(0, count, 2):
             numbers = [number for number in (pair, pair + 1) if number < count]
             list(pool.map(lambda client, number: client.run(edit(number)), (first, second), numbers))
             results |= {number: pixels(server, number) for number in numbers}
             first.post("/history", {"clear": True})
             holds.append(held(server, first))
+        _, left = left_by(first, str)
     with serving() as server, Client(server.url) as client:
         different = []
         for number in range(count - 1, -1, -1):  # so that no run has the same runs before it
@@ -146,40 +184,36 @@ def many_edits(count: int) -> dict[str, Any]:
     early, late = holds[sixth : 2 * sixth] or holds[:1], holds[-sixth:]
     ratios = {name: float(np.mean([one[name] for one in late]) / np.mean([one[name] for one in early])) for name in holds[0]}
     _table.show(f"{count} edits by two clients, last sixth over the second", {name: "{:.3f}" for name in ratios}, {"ratio": list(ratios.values())})
-    print(f"results that differ from those of another server: {different or 'none'}")
-    return {"edits": count, "ratios": ratios, "different": different, "holds": holds}
+    findings = [f"edit {number} differs from that of another server" for number in different] + [f"left: {one}" for one in left]
+    if sixth * 2 >= KINDS:  # else the second sixth has not seen every kind of edit, each of which takes room when it first comes
+        findings += [f"more {name}: {ratio:.3f} times" for name, ratio in ratios.items() if ratio > MOST]
+    return {"edits": count, "ratios": ratios, "holds": holds, "findings": tell(findings)}
 
 
 def broken_edits(interrupts: int, faults: int, seed: int = 0) -> dict[str, Any]:
     """Edits that are interrupted at a random moment of one of our nodes, or in which a call fails: the next must come out as ever, and nothing may be left."""
     chance = random.Random(seed)
-    found: dict[str, Any] = {"wrong": [], "ended": {}}
-    with serving() as server, Client(server.url) as client:
+    ended, findings = Counter[str](), []
+    with watched() as (server, client):
         client.run(edit(0))
         right = pixels(server, 0)
-        lasting = [spans(client, edit(number)) for number in range(KINDS)]
-        assert set().union(*lasting) == OURS
-        clean = client.get("/probe")
+        lasting = [spans(client, edit(number)) for number in range(min(interrupts, KINDS))]
+        assert interrupts < KINDS or set().union(*lasting) == OURS
         for trial in range(interrupts + faults):
             number = PERIOD * (1 + trial // KINDS) + trial % KINDS
             if trial < interrupts:
                 node, seconds = chance.choice(sorted(lasting[trial % KINDS].items()))
-                what = interrupted(client, number, node, chance.uniform(0, seconds))
+                breaking = partial(interrupted, client, number, node, chance.uniform(0, seconds))
             else:
-                fault = {"where": chance.choice(("model", "vae decode", "vae encode", "text encoder", "ranker")), "after": chance.randrange(8),
-                         "kind": chance.choice(("error", "out of memory"))}  # fmt: skip
-                what = failed(client, number, fault)
-            found["ended"][what] = found["ended"].get(what, 0) + 1
-            client.post("/free", {"free_memory": True})  # forgets the results that it remembers
-            client.run(edit(0))
-            now = client.get("/probe")
-            left = {name: sorted((Counter(now[name]) - Counter(clean[name])).elements()) for name in ("threads", "replaced", "hooks")}
-            if pixels(server, 0) != right or any(left.values()):
-                found["wrong"].append({"trial": trial, "what": what, "left": left})
-    rows = {what: [count] for what, count in sorted(found["ended"].items())}
-    _table.show(f"{interrupts} interrupts, {faults} faults", {"times": "{}"}, rows)
-    print(f"next runs that were not as ever: {found['wrong'] or 'none'}")
-    return found
+                fault = {"where": chance.choice(FAULTY), "after": chance.randrange(8), "kind": chance.choice(("error", "out of memory"))}
+                breaking = partial(failed, client, number, fault)
+            what, left = left_by(client, breaking)
+            ended[what] += 1
+            findings += [f"trial {trial}, {what}: left {one}" for one in left]
+            if pixels(server, 0) != right:
+                findings.append(f"trial {trial}, {what}: the next edit is another")
+    _table.show(f"{interrupts} interrupts, {faults} faults", {"times": "{}"}, {what: [count] for what, count in sorted(ended.items())})
+    return {"ended": ended, "findings": tell(findings)}
 
 
 def spans(client: Client, prompt: Prompt) -> dict[str, float]:
@@ -208,40 +242,59 @@ def interrupted(client: Client, number: int, node: str, after: float) -> str:
 
 
 def failed(client: Client, number: int, fault: dict[str, Any]) -> str:
-    """Makes a call of an edit fail; returns how the edit ended."""
-    client.post("/probe/fail", fault)
-    try:
-        client.run(edit(number))
-        how = "went on"
-    except ExecutionFailed as error:
-        how = f"failed in {error.node_type}"
-    finally:
-        client.post("/probe/heal", {})
-    return f"{fault['kind']} in {fault['where']}: {how}"
+    """Makes a call of an edit fail, an earlier one where the edit has no such many; returns how the edit ended."""
+    while True:
+        client.post("/free", {"free_memory": True})
+        client.post("/probe/fail", fault)
+        how = "recovered"
+        try:
+            client.run(edit(number))
+        except ExecutionFailed as error:
+            how = f"failed in {error.node_type}"
+        if client.post("/probe/heal", {})["reached"]:
+            return f"{fault['kind']} in {fault['where']}: {how}"
+        if not fault["after"]:
+            return f"{fault['kind']} in {fault['where']}: never reached"
+        fault = fault | {"after": fault["after"] // 2}
 
 
 def kills(count: int, seed: int = 0) -> dict[str, Any]:
-    """Servers killed at random moments of an edit, and started again on the same folders: whole files only, and the edit comes out as ever."""
-    chance, wrong = random.Random(seed), []
+    """Servers killed as they sample or fit, and started again on the same folders: whole files only, and the edit comes out as ever."""
+    chance, ended, findings = random.Random(seed), Counter[str](), []
     with serving() as server, Client(server.url) as client:
-        seconds = client.run(edit(3)).seconds
-        right, base = pixels(server, 3), server.base
-        process = psutil.Process(server.pid)
+        client.run(edit(3))
+        right, base, lasting = pixels(server, 3), server.base, spans(client, edit(3))
         for trial in range(count):
-            folder = base / f"killed_{trial}"
-            with contextlib.suppress(HostError), serving(folder) as victim, Client(victim.url) as doomed:
-                doomed.queue(edit(3))
-                time.sleep(chance.uniform(0, seconds))
-                psutil.Process(victim.pid).kill()
-                raise HostError("killed")
+            folder, node = base / f"killed_{trial}", ("draw", "reconstruct")[trial % 2]
+            what = killed(folder, node, chance.uniform(0, lasting[node]))
+            ended[what] += 1
             with serving(folder) as again, Client(again.url) as client_again:
                 client_again.run(edit(3))
                 whole = [Image.open(path).load() for path in (folder / "output").glob("*.png")]
                 if pixels(again, 3) != right or not whole:
-                    wrong.append(trial)
-        assert process.is_running()
-    print(f"{count} servers killed at random moments, started again, and not as ever: {wrong or 'none'}")
-    return {"kills": count, "wrong": wrong}
+                    findings.append(f"trial {trial}, {what}: the next edit is another")
+        assert server.alive
+    _table.show(f"{count} servers killed, and started again", {"times": "{}"}, {what: [times] for what, times in sorted(ended.items())})
+    return {"ended": ended, "findings": tell(findings)}
+
+
+def killed(folder: Path, node: str, after: float) -> str:
+    """Kills a server some seconds after a node of its edit has started; returns where the edit was."""
+    prompt, started = edit(3), []
+
+    def look(event: Event) -> None:
+        if event.type == "executing" and event.node:
+            started.append(event.node)
+            if event.node == node:
+                timer.start()
+
+    with serving(folder) as victim, Client(victim.url) as client:
+        timer = threading.Timer(after, psutil.Process(victim.pid).kill)
+        with contextlib.suppress(ConnectionLost):
+            client.run(prompt, look)
+            started.append("")
+        timer.join()
+    return f"killed in {prompt[node]['class_type']}: was in {prompt[started[-1]]['class_type'] if started[-1] else 'no node any more'}"
 
 
 def setups(count: int, seed: int = 0) -> dict[str, Any]:
@@ -262,8 +315,8 @@ def setups(count: int, seed: int = 0) -> dict[str, Any]:
             rows[f"start {trial}"] = ["killed" if killed else f"ended with {process.returncode}", said(log), len(gone), len(alive)]
             left += [words(one) for one in alive]
     _table.show("set-up", {"how": "{}", "its last words": "{}", "processes that ended": "{}", "left": "{}"}, rows)
-    print(f"left: {left or 'none'}; the last start ended {'well' if process.returncode == 0 else 'badly'}")
-    return {"rows": rows, "left": left}
+    findings = [f"left: {one}" for one in left] + (["the last start ended badly"] if process.returncode else [])
+    return {"rows": rows, "findings": tell(findings)}
 
 
 def stopped(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -280,22 +333,21 @@ def said(log: Path) -> str:
 
 def shortages(count: int, seed: int = 0) -> dict[str, Any]:
     """Edits while the server's process may take hardly more memory than it has: an allocation fails somewhere, and the next run must come out as ever."""
-    chance, ended, wrong, trial = random.Random(seed), {}, [], 0
+    chance, ended, findings, trial = random.Random(seed), Counter[str](), [], 0
     while trial < count:
-        with serving() as server, Client(server.url) as client, contextlib.suppress(ConnectionLost):
+        with watched() as (server, client), contextlib.suppress(ConnectionLost):
             client.run(edit(0))
             right = pixels(server, 0)
             while trial < count:
                 trial += 1
-                what = starved(server, client, 2000 + trial, chance.randrange(400 * 2**20))
-                ended[what] = ended.get(what, 0) + 1
-                client.post("/free", {"free_memory": True})
-                client.run(edit(0))
+                what, left = left_by(client, partial(starved, server, client, 2000 + trial, chance.randrange(400 * 2**20)))
+                ended[what] += 1
+                findings += [f"trial {trial}, {what}: left {one}" for one in left]
                 if pixels(server, 0) != right:
-                    wrong.append(trial)
+                    findings.append(f"trial {trial}, {what}: the next edit is another")
+    ended["the server ended by itself"] = count - ended.total()
     _table.show(f"{count} shortages of memory", {"times": "{}"}, {what: [times] for what, times in sorted(ended.items())})
-    print(f"servers that ended by themselves: {count - sum(ended.values())}; next runs that were not as ever: {wrong or 'none'}")
-    return {"ended": ended, "died": count - sum(ended.values()), "wrong": wrong}
+    return {"ended": ended, "findings": tell(findings)}
 
 
 def starved(server: Server, client: Client, number: int, spare: int) -> str:
@@ -325,9 +377,9 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def signals() -> dict[str, Any]:
-    """Each command that starts a server, ended by each signal: none of its processes may be left."""
-    host, left, rows = the_host(), [], {}
+def signals(seed: int = 0) -> dict[str, Any]:
+    """Each command that starts a server, ended by each signal at a random moment: none of its processes may be left."""
+    chance, host, findings, rows = random.Random(seed), the_host(), [], {}
     # A shell that starts this in the background has it ignored, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="bld-signals-") as folder:
@@ -335,28 +387,29 @@ def signals() -> dict[str, Any]:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
                 arguments = [str(host.python), "run.py", *command, "--comfyui", str(host.comfyui), "--python", str(host.python)]
                 with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-                    children = wait_for_server(process)
-                    time.sleep(1)
+                    wait_for_server(process)
+                    time.sleep(chance.uniform(0, 3))
+                    ended = process.poll() is not None
+                    children = psutil.Process(process.pid).children(recursive=True) if not ended else []
                     process.send_signal(number)
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(60)
                     slow = process.poll() is None
                     process.kill()
                 gone, alive = psutil.wait_procs(children, 15)
-                rows[f"{name}, {number.name}"] = [len(gone), len(alive), "over 60 s" if slow else ""]
-                left += [f"{name}, {number.name}: {words(one)}" for one in alive]
+                what = f"{name}, {number.name}"
+                rows[what] = [len(gone), len(alive), "over 60 s" if slow else "had ended before" if ended else ""]
+                findings += [f"{what}: left {words(one)}" for one in alive] + ([f"{what}: takes over 60 s"] if slow else [])
     _table.show("command and signal", {"processes that ended": "{}", "left": "{}", "the command itself": "{}"}, rows)
-    print(f"left: {left or 'none'}")
-    return {"rows": rows, "left": left}
+    return {"rows": rows, "findings": tell(findings)}
 
 
-def wait_for_server(command: subprocess.Popen[bytes], timeout: float = 240) -> list[psutil.Process]:
-    """The processes below a command, once a ComfyUI is among them."""
+def wait_for_server(command: subprocess.Popen[bytes], timeout: float = 240) -> None:
+    """Waits until a ComfyUI is among the processes below a command."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and command.poll() is None:
-        children = psutil.Process(command.pid).children(recursive=True)
-        if any("main.py" in words(child) for child in children):
-            return children
+        if any("main.py" in words(child) for child in psutil.Process(command.pid).children(recursive=True)):
+            return
         time.sleep(0.2)
     raise HostError(f"{command.args} started no server.")
 

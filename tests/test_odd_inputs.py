@@ -1,4 +1,4 @@
-"""Odd inputs for every node, alone and in chains: each case ends in a right result or in one sentence that names an input, and changes nothing else.
+"""Odd inputs for every node, alone and in chains: each case ends in a right result or in one sentence that names the input at fault, and changes nothing else.
 
 A share of what `python run.py bench endurance` does at length. What it found is kept here.
 """
@@ -17,7 +17,7 @@ from bench.odd.survey import survey
 from bench.odd.values import Latent, Many, Part, Pixels, Schedule
 
 SEED = 16
-SHARE = dict.fromkeys((*NODES, *CHAINS), 12) | {"LatentMaskResize": 40, "ProgressiveMaskDilate": 40, "EditReport": 25, "PruneCandidates": 40} | {
+SHARE = dict.fromkeys((*NODES, *CHAINS), 12) | {"crop": 25} | {"LatentMaskResize": 40, "ProgressiveMaskDilate": 40, "EditReport": 25, "PruneCandidates": 40} | {
     "DecoderFinetuneReconstruct": 8, "BlendedLatentKSampler": 25, "ApplyMaskSchedule": 30}  # fmt: skip
 MASK, PICTURE, LATENT = Pixels((1, 32, 32), "stroke"), Pixels((1, 32, 32, 3)), Latent(Pixels((1, 4, 4, 4)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nodes as host
@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from bench.odd.values import IMAGES, MASKS, SAMPLES, STRANGERS, TEXTS, Latent, Many, Part, Pixels, Strategy, made, odd, odd_pixels, parts, pixels
+from bench.odd.values import IMAGES, MASKS, SAMPLES, STRANGERS, TEXTS, Latent, Many, Part, Pixels, Strategy, made, mostly, odd, odd_pixels, parts, pixels
 from blended_latent_diffusion.bld.masks import RESIZE_MODES
 from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
@@ -37,14 +37,27 @@ COSTLY = {"steps", "iterations", "candidates", "size"}
 
 @dataclass(frozen=True)
 class Case:
-    """What is run, by the name of a node or of a chain, and a description of each input."""
+    """What is run, by the name of a node or of a chain, and a description of each input.
+
+    strange: the inputs that are odd, those of a choice included. sound: what they could have been instead, unless they are optional.
+    """
 
     name: str
     inputs: Mapping[str, Any]
+    strange: frozenset[str] = frozenset()
+    sound: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def make(self) -> dict[str, Any]:
         """The inputs."""
         return {name: tree(made, value) for name, value in self.inputs.items()}
+
+    def without_strange(self) -> Case:
+        """The same with nothing strange."""
+        return Case(self.name, {name: value for name, value in self.inputs.items() if name not in self.strange} | dict(self.sound))
+
+    def run(self, given: dict[str, Any]) -> Any:
+        """What comes out of the node or the chain."""
+        return CHAINS[self.name][0](**given) if self.name in CHAINS else NODES[self.name].execute(**given).args
 
 
 class HostRefused(Exception):
@@ -132,16 +145,30 @@ def of_node(draw: st.DrawFn, name: str) -> Case:
     schema = NODES[name].define_schema()
     ids = [declared.id for declared in schema.inputs]
     strange = draw(st.sets(st.sampled_from(ids), max_size=2))
-    inputs = {}
+    inputs, sound = {}, {}
     for declared in schema.inputs:
+        ours = inputs if declared.id not in strange else sound
         if isinstance(declared, io.DynamicCombo.Input):
-            inputs[declared.id] = draw(choice(declared, declared.id in strange, bool(schema.is_input_list)))
-        elif declared.id in strange:
-            value = odd(declared, declared.id in COSTLY)
-            inputs[declared.id] = draw(st.lists(value, max_size=2).map(tuple).map(Many) if schema.is_input_list else value)
+            ours[declared.id] = draw(choice(declared, False, bool(schema.is_input_list)))
         elif declared.id in SOUND[name]:
-            inputs[declared.id] = draw(SOUND[name][declared.id])
-    return Case(name, inputs)
+            ours[declared.id] = draw(SOUND[name][declared.id])
+        if declared.id in strange:
+            inputs[declared.id] = draw(strange_value(declared, bool(schema.is_input_list)))
+    inner = {one for declared in schema.inputs if declared.id in strange for one in inner_ids(declared)}
+    return Case(name, inputs, frozenset(strange | inner), sound)
+
+
+def inner_ids(declared: io.Input) -> set[str]:
+    """The inputs of all choices of an input."""
+    return {one.id for option in getattr(declared, "options", None) or () for one in getattr(option, "inputs", ())}
+
+
+def strange_value(declared: io.Input, in_lists: bool) -> Strategy:
+    """An odd value for an input of a node. Where that takes lists, mostly one of them."""
+    if isinstance(declared, io.DynamicCombo.Input):
+        return choice(declared, True, in_lists)
+    value = odd(declared, declared.id in COSTLY)
+    return mostly(st.lists(value, max_size=2).map(tuple).map(Many), value) if in_lists else value
 
 
 @st.composite
@@ -154,7 +181,8 @@ def choice(draw: st.DrawFn, declared: io.DynamicCombo.Input, strange: bool, in_l
     for one in option.inputs:
         sound = QUICK.get(one.id, st.just(one.default))
         inputs[one.id] = draw(odd(one, one.id in COSTLY) if strange and draw(st.booleans()) else sound)
-    return {key: Many((value,)) for key, value in inputs.items()} if in_lists else inputs
+    bare = not in_lists or (strange and draw(st.integers(0, 3)) == 0)
+    return inputs if bare else {key: Many((value,)) for key, value in inputs.items()}
 
 
 def encoded(image: torch.Tensor) -> dict[str, Any]:
@@ -177,7 +205,7 @@ def edit(image: Any, mask: Any, **options: Any) -> dict[str, Any]:
     picture = DecoderFinetuneReconstruct.execute(drawn, parts().vae, image, mask, {"method": "paste", "feather": 0}).args[0]
     report = EditReport.execute(image, picture, mask).args
     best = ClipRankBatch.execute([picture], [parts().clip], ["a fox"], [mask], {"scope": ["whole"]}, latents=[drawn], source=[image]).args
-    return {"latent": latent, "drawn": drawn, "picture": picture, "report": report, "best": best, "schedule": schedule}
+    return {"latent": latent, "drawn": drawn, "picture": picture, "report": report, "best": best, "by_host": False}
 
 
 def any_sampler(image: Any, mask: Any, **options: Any) -> dict[str, Any]:
@@ -187,18 +215,27 @@ def any_sampler(image: Any, mask: Any, **options: Any) -> dict[str, Any]:
     patched = ApplyMaskSchedule.execute(parts().model, schedule, latent).args[0]
     with torch.random.fork_rng(devices=[]):  # which ComfyUI's sampler moves
         drawn = host.common_ksampler(patched, 1, 2, 4.0, "euler", "normal", parts().prompt, parts().prompt, latent)[0]
-    return {"latent": latent, "drawn": drawn, "schedule": schedule}
+    return {"latent": latent, "drawn": drawn, "by_host": True}
 
 
 def pruned(image: Any, mask: Any, **options: Any) -> dict[str, Any]:
     """Candidates that CLIP judges part-way."""
     latent = encoded(image)
-    pruning = PruneCandidates.execute(parts().clip, parts().vae, "a fox", mask, **of("PruneCandidates", options)).args[0]
+    judged = {"clip": parts().clip, "vae": parts().vae, "prompt": "a fox", "mask": mask} | of("PruneCandidates", options)
+    pruning = PruneCandidates.execute(**judged).args[0]
     settings = {"seed": 1, "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "positive": parts().prompt, "negative": parts().prompt}
     drawn = BlendedLatentKSampler.execute(
         parts().model, latent_image=latent, mask=mask, pruning=pruning, candidates=4, **settings | of("BlendedLatentKSampler", options)
     ).args[0]  # fmt: skip
-    return {"latent": latent, "drawn": drawn}
+    return {"latent": latent, "drawn": drawn, "by_host": False}
+
+
+def crop(image: Any, mask: Any, **options: Any) -> dict[str, Any]:
+    """A crop that is cut out, turned to its negative, and put back."""
+    part, _, where, _ = EditCutOut.execute(image, mask, **{"multiple": 8} | of("EditCutOut", options)).args
+    edited = 1 - part
+    picture = EditPutBack.execute(edited, where, {"method": "paste", "feather": 0}, **of("EditPutBack", options)).args[0]
+    return {"edited": edited, "where": where, "picture": picture}
 
 
 CHAINS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
@@ -207,7 +244,8 @@ CHAINS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
                     "BlendedLatentKSampler.denoise", "BlendedLatentKSampler.cfg", "BlendedLatentKSampler.seed", "BlendedLatentKSampler.chunk_size")),
     "any sampler": (any_sampler, ("ProgressiveMaskDilate.stages", "ProgressiveMaskDilate.growth", "ProgressiveMaskDilate.takeover")),
     "pruned": (pruned, ("PruneCandidates.start", "PruneCandidates.keep", "PruneCandidates.rounds", "PruneCandidates.at_least", "PruneCandidates.scope",
-                        "BlendedLatentKSampler.denoise")),
+                        "PruneCandidates.vae", "BlendedLatentKSampler.denoise")),
+    "crop": (crop, ("EditCutOut.context", "EditCutOut.size", "EditCutOut.multiple", "EditPutBack.frames")),
 }  # fmt: skip
 
 
@@ -229,8 +267,10 @@ def of_chain(draw: st.DrawFn, name: str) -> Case:
     for option in sorted(strange - {"image", "mask"}):
         node, _, input_id = option.partition(".")
         declared = next(one for one in NODES[node].define_schema().inputs if one.id == input_id)
-        inputs[option] = draw(odd(declared))
-    return Case(name, inputs)
+        inputs[option] = draw(odd(declared, input_id in COSTLY))
+    # Each node of a chain has names of its own for the picture and the mask.
+    named = frozenset() if strange & {"image", "mask"} else frozenset(option.partition(".")[2] for option in strange)
+    return Case(name, inputs, named)
 
 
 def all_cases() -> dict[str, Strategy]:

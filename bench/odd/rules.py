@@ -1,20 +1,26 @@
-"""What must hold after a case: a right result, or one sentence that names an input; and nothing else has changed."""
+"""What must hold after a case: a right result, or one sentence that names the input at fault; and nothing else has changed."""
 
 from __future__ import annotations
 
 import json
 import math
+import random
 import re
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import nodes as host
 import numpy as np
 import torch
+from comfy_api.latest import ui
 from torch import Tensor
+from torch.nn import functional
 
-from bench.odd.cases import CHAINS, NODES, Case, HostRefused
+from bench.odd.audit import audited
+from bench.odd.cases import CHAINS, NODES, Case, HostRefused, inner_ids
 from bench.odd.values import parts
 from blended_latent_diffusion.bld.masks import cropped
 from blended_latent_diffusion.bridge.previews import digest
@@ -33,9 +39,12 @@ def run(case: Case) -> str:
         given = case.make()
         before, world = kept(given), state()
         try:
-            outcome = settle(case, given)
+            # ComfyUI's own previews draw their files' names from Python's generator.
+            with audited() as done, mock.patch(f"{ui.PreviewImage.__module__}.random", random.Random(0)):
+                outcome = settle(case, given)
         except HostRefused:
             outcome = BY_HOST
+        check(not done, f"outside: {', '.join(done)}")
         check(kept(given) == before, "an input has changed")
         now = state()
         check(now == world, f"changed: {', '.join(name for name in world if now[name] != world[name])}")
@@ -45,10 +54,13 @@ def run(case: Case) -> str:
 def settle(case: Case, given: dict[str, Any]) -> str:
     """The case itself."""
     try:
-        result = CHAINS[case.name][0](**given) if case.name in CHAINS else NODES[case.name].execute(**given).args
+        result = case.run(given)
     except ValueError as error:
         check(type(error) is ValueError, f"{type(error).__name__}: {error}")
-        check_sentence(str(error), names(case))
+        check_sentence(str(error))
+        # ComfyUI logs the traceback, with all errors on the way.
+        check("\x1b" not in "".join(traceback.format_exception(error)), f"the log is not printable: {error}")
+        check_blame(case, str(error))
         return REFUSED
     except HostRefused:
         raise
@@ -56,7 +68,12 @@ def settle(case: Case, given: dict[str, Any]) -> str:
         if case.name == "BlendedLatentKSampler" and refused_by_host(given, error):
             return BY_HOST
         raise Finding(f"{type(error).__name__}: {error}") from error
-    RULES[case.name](given, result)
+    try:
+        RULES[case.name](given, result)
+    except Finding:
+        raise
+    except Exception as error:
+        raise Finding(f"a result that has not the parts it must have: {error}") from error
     return RIGHT
 
 
@@ -77,19 +94,32 @@ def check(right: bool, what: str) -> None:
         raise Finding(what)
 
 
-def names(case: Case) -> set[str]:
-    """The inputs that a sentence may name."""
+def named(case: Case, text: str) -> set[str]:
+    """The inputs that a sentence names."""
     nodes = NODES.values() if case.name in CHAINS else [NODES[case.name]]
-    declared = [one for node in nodes for one in node.define_schema().inputs]
-    inner = [one for combo in declared for option in (getattr(combo, "options", None) or []) for one in getattr(option, "inputs", [])]
-    return {one.id for one in (*declared, *inner)}
+    ids = {one for node in nodes for declared in node.define_schema().inputs for one in (declared.id, *inner_ids(declared))}
+    return {one for one in ids if re.search(rf"(?<!\w){one}(?!\w)", text)}
 
 
-def check_sentence(text: str, inputs: set[str]) -> None:
-    """One sentence, of printable characters, with the name of an input."""
+def check_sentence(text: str) -> None:
+    """One sentence, of printable characters."""
     check(text.endswith(".") and not re.search(r"[.!?]\s+[A-Z]", text) and len(text) < 500, f"not one sentence: {text}")
     check(text.isprintable(), f"not printable: {text!r}")
-    check(any(re.search(rf"(?<!\w){name}(?!\w)", text) for name in inputs), f"names no input: {text}")
+
+
+def check_blame(case: Case, text: str) -> None:
+    """A sentence names an input: a strange one, or two that don't fit together, or else one that is as bad without what is strange."""
+    blamed = named(case, text)
+    check(bool(blamed), f"names no input: {text}")
+    if not case.strange or blamed & case.strange or len(blamed) > 1:
+        return
+    plain = case.without_strange()
+    try:
+        plain.run(plain.make())
+    except ValueError as error:
+        if blamed <= named(case, str(error)):
+            return
+    raise Finding(f"names another input than the strange one: {text}")
 
 
 # --- What may not change ---
@@ -118,8 +148,8 @@ def state() -> dict[str, Any]:
     patches = {name: repr(getattr(model, name)) for name in ("model_options", "patches", "object_patches", "wrappers", "callbacks", "additional_models")}
     # ComfyUI's bars of progress keep one, which watches them.
     threads = [one.name for one in threading.enumerate() if type(one).__name__ != "TMonitor"]
-    # ComfyUI's own previews draw their files' names from Python's generator, so that one moves.
-    return patches | {"torch's random state": kept(torch.get_rng_state()), "numpy's": repr(np.random.get_state()), "threads": threads}
+    states = {"torch's random state": kept(torch.get_rng_state()), "numpy's": repr(np.random.get_state()), "Python's": random.getstate()}
+    return patches | states | {"threads": threads}
 
 
 def weights() -> dict[str, str]:
@@ -157,22 +187,35 @@ def shrunk(given: dict[str, Any], out: Outputs) -> None:
     check(len(stages) == schedule.masks.shape[0] * schedule.masks.shape[1] and math.isclose(sum(schedule.shares), 1), "stages or shares")
 
 
-def exact(drawn: dict[str, Any], source: Tensor) -> None:
-    """The background of a sampled LATENT is the source's, bit for bit, and the rest is of numbers."""
+CLOSE = 1e-4  # ComfyUI's own samplers scale the source to and fro
+
+
+def exact(drawn: dict[str, Any], source: Tensor, mask: Tensor | None = None, off: float = 0) -> None:
+    """The background of a sampled LATENT is the source's, bit for bit or off by as much.
+
+    mask: at picture size; without it what the LATENT itself says is believed.
+    """
     samples, rows = drawn["samples"], len(drawn["samples"]) // len(source)
+    pooled = None if mask is None or samples.ndim != 4 else pooled_to(mask, samples.shape[-2:])
+    mask = drawn.get("noise_mask") if pooled is None else pooled if len(pooled) == 1 else pooled.repeat_interleave(rows, 0)
     source = source.to(samples).repeat_interleave(rows, 0)
     check(samples.shape == source.shape, f"samples have shape {list(samples.shape)}")
-    mask = drawn.get("noise_mask")
     if mask is not None:
         outside = (mask if mask.ndim == samples.ndim else mask[:, None]).to(samples).expand(len(samples), samples.shape[1], *samples.shape[2:]) == 0
-        check(torch.equal(samples[outside], source[outside]), "the background has changed")
+        check(torch.allclose(samples[outside], source[outside], off, off), "the background has changed")
+
+
+def pooled_to(mask: Tensor, cells: tuple[int, int]) -> Tensor | None:
+    """The largest value of a mask in each latent cell of 8 pixels, (B, h, w); None for a mask of another size."""
+    mask = (mask if mask.ndim == 3 else mask[None]).float().clamp(0, 1)
+    return functional.max_pool2d(cropped(mask, cells, 8), 8) if tuple(side // 8 for side in mask.shape[-2:]) == tuple(cells) else None
 
 
 def sampled(given: dict[str, Any], out: Outputs) -> None:
     """Blended Latent KSampler."""
     latent, seeds = out
     if latent["samples"].shape[1] == given["latent_image"]["samples"].shape[1]:
-        exact(latent, given["latent_image"]["samples"])
+        exact(latent, given["latent_image"]["samples"], given.get("mask") if given.get("mask_schedule") is None else None)
     check(len(seeds) == len(latent["samples"]) == len(latent["batch_index"]) and all(0 <= seed < 2**64 for seed in seeds), "seeds")
 
 
@@ -184,18 +227,19 @@ def patched(given: dict[str, Any], out: Outputs) -> None:
 def reconstructed(given: dict[str, Any], out: Outputs) -> None:
     """Decoder Finetune Reconstruct."""
     picture, vae, report = out[:3]
-    side = [8 * cells for cells in given["samples"]["samples"].shape[-2:]]
+    ratio = given["vae"].spacial_compression_decode()
+    side = [ratio * cells for cells in given["samples"]["samples"].shape[-2:]]
     check(list(picture.shape) == [len(given["samples"]["samples"]), *side, 3] and bool(torch.isfinite(picture).all()), "picture: shape or range")
     check(vae.latent_channels == given["vae"].latent_channels and report, "vae or report")
     if given["method"]["method"] != "latent" and not given.get("keep_thin_edits"):
-        unmasked_is_source(picture, given["image"], given["mask"])
+        unmasked_is_source(picture, given["image"], given["mask"], ratio)
 
 
-def unmasked_is_source(picture: Tensor, image: Tensor, mask: Tensor) -> None:
+def unmasked_is_source(picture: Tensor, image: Tensor, mask: Tensor, ratio: int = 8) -> None:
     """Outside the mask, a picture is the source as VAE Encode crops it."""
-    cells = [side // 8 for side in picture.shape[1:3]]
-    source = cropped(image[..., :3].movedim(-1, 1), cells, 8).to(picture)
-    mask = cropped(mask if mask.ndim == 3 else mask[None], cells, 8)
+    cells = [side // ratio for side in picture.shape[1:3]]
+    source = cropped(image[..., :3].movedim(-1, 1), cells, ratio).to(picture)
+    mask = cropped(mask if mask.ndim == 3 else mask[None], cells, ratio)
     outside = (mask == 0).expand(len(picture), -1, -1)
     check(torch.equal(picture[outside], source.movedim(1, -1).expand_as(picture)[outside]), "the background has changed")
 
@@ -258,10 +302,23 @@ def to_prune(given: dict[str, Any], out: Outputs) -> None:
 
 def edited(given: dict[str, Any], out: dict[str, Any]) -> None:
     """The chains that end in a LATENT, and what they made of it."""
-    exact(out["drawn"], out["latent"]["samples"])
+    whole = given.get("LatentMaskResize.mode", "max") == "max" and not given.get("LatentMaskResize.invert")
+    exact(out["drawn"], out["latent"]["samples"], given["mask"] if whole else None, CLOSE if out["by_host"] else 0)
     if "picture" in out:
         unmasked_is_source(out["picture"], given["image"], given["mask"])
         check(len(out["best"][3]) == len(out["picture"]), "all pictures are ranked")
+
+
+def put_back(given: dict[str, Any], out: dict[str, Any]) -> None:
+    """The chain of Edit Cut Out and Edit Put Back."""
+    put({"edited": out["edited"], "where": out["where"]}, (out["picture"],))
+    mask, source = given["mask"] if given["mask"].ndim == 3 else given["mask"][None], given["image"][..., :3].to(out["picture"])
+    outside = (mask <= 0).expand(len(source), -1, -1)
+    check(torch.equal(out["picture"][outside], source[outside]), "the background has changed")
+    window = out["where"].window
+    if not window.is_scaled:
+        pasted = out["picture"][:, window.rows.slice, window.columns.slice][~outside[window.place]]
+        check(torch.equal(pasted, out["edited"].clamp(0, 1)[~outside[window.place]]), "the edit is not in it")
 
 
 RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {
@@ -277,4 +334,5 @@ RULES: dict[str, Callable[[dict[str, Any], Any], None]] = {
     "EditCutOut": cut,
     "EditPutBack": put,
     **dict.fromkeys(CHAINS, edited),
+    "crop": put_back,
 }

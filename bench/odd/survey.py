@@ -28,9 +28,9 @@ def survey(name: str, count: int, seed_: int) -> tuple[Counter[str], list[tuple[
             endings["findings"] += 1
             findings.append((case, str(finding)))
 
-    before = weights()
     logging.disable(logging.WARNING)
     try:
+        before = weights()
         with mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True):
             each()
     finally:

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 from comfy.nested_tensor import NestedTensor
+from comfy.sd import VAE
 from comfy_api.latest import io
 from hypothesis import strategies as st
 from torch import Tensor
+
+from blended_latent_diffusion.bridge.inputs import PARTS
 
 Strategy = st.SearchStrategy
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8", "int64", "bool")
 LAYOUTS = ("plain", "strided", "turned", "spread")
-CONTENTS = ("noise", "stroke", "zero", "one", "soft", "levels", "signed", "a nan", "nan", "an infinity", "huge", "tiny")
+CONTENTS = ("noise", "stroke", "zero", "one", "soft", "levels", "signed", "one nan", "a nan", "nan", "an infinity", "huge", "tiny")
 TEXTS = (
     "", " ", "\n\n", "a fox", "fox " * 2500, "x" * 10000, "\x00\x07\x1b[31mred\x1b[0m\x1b]0;title\x07", "\u202ereversed\u202c", "ثعلب أحمر",
     "{}", "{0.__class__}{a}", "%s %d %(a)s", "<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", "${7*7}", "🦊👨‍👩‍👧", "\ud800",
@@ -56,6 +59,8 @@ class Pixels:
                 return noise.mul(2).sub(1)
             case "a nan" | "an infinity":
                 return noise.index_fill(-1, torch.tensor([0]), math.nan if self.content == "a nan" else math.inf) if noise.numel() else noise
+            case "one nan":
+                return noise.masked_fill(torch.arange(noise.numel()).view(self.shape) == noise.numel() // 2, math.nan)
             case "nan":
                 return torch.full(self.shape, math.nan)
             case "huge" | "tiny":
@@ -110,6 +115,28 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Lie:
+    """An object of another pack that has the parts of a socket type, and whatever in them."""
+
+    parts: tuple[tuple[str, Any], ...]
+
+    def make(self) -> SimpleNamespace:
+        """Its attributes."""
+        return SimpleNamespace(**{name: made(value) for name, value in self.parts})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A function that answers the same to everything."""
+
+    what: Any
+
+    def make(self) -> Any:
+        """The function."""
+        return lambda *given, **named: made(self.what)
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A CONDITIONING: the shape of its tokens and what else is in it."""
 
@@ -123,7 +150,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Part:
-    """One of the real models, by its name: model, vae, text or clip."""
+    """One of the real models, by its name: model, vae, text or clip; or other_vae, of other channels and another factor."""
 
     name: str
 
@@ -152,7 +179,18 @@ def parts() -> Any:
 
     with torch.inference_mode():
         model, text, vae = loader.load()
-        return SimpleNamespace(model=model, text=text, vae=vae, clip=load_clip(), prompt=sampling.conditioning(text, ["a fox"]))
+        return SimpleNamespace(model=model, text=text, vae=vae, clip=load_clip(), prompt=sampling.conditioning(text, ["a fox"]), other_vae=other_vae())
+
+
+def other_vae() -> VAE:
+    """A VAE of 8 channels and 2 pixels to a cell, with random weights."""
+    sizes = {"double_z": True, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": []}
+    vae = VAE(sd={}, config={"params": {"embed_dim": 8, "ddconfig": sizes | {"dropout": 0.0, "z_channels": 8}}})
+    vae.latent_channels, vae.upscale_ratio, vae.downscale_ratio = 8, 2, 2
+    noise = torch.Generator().manual_seed(0)
+    for weight in vae.first_stage_model.parameters():  # which are as memory was
+        weight.normal_(std=0.05, generator=noise)
+    return vae
 
 
 def made(value: Any) -> Any:
@@ -177,7 +215,7 @@ IMAGES = ((1, 32, 32, 3), (2, 32, 32, 3), (1, 33, 35, 3), (1, 32, 32, 4), (1, 32
 SAMPLES = ((1, 4, 4, 4), (2, 4, 4, 4), (3, 4, 4, 4), (1, 16, 1, 4, 4), (1, 4, 3, 4, 4))
 STRANGERS: tuple[Any, ...] = (
     None, 0, 1.5, "text", True, (), Many(()), Many((Pixels((1, 32, 32)),)), {"samples": 1}, {}, Pixels((1, 4, 4, 4)), Latent(Pixels((1, 4, 4, 4))),
-    Part("model"), Part("vae"), Part("text"), Part("clip"),
+    Part("model"), Part("vae"), Part("text"), Part("clip"), Part("other_vae"),
 )  # fmt: skip
 
 
@@ -196,11 +234,20 @@ def odd_latents() -> Strategy:
     return st.builds(Latent, samples, mask, index, more, st.sampled_from((False,) * 7 + (True,)))
 
 
+LYING = ("OPEN_CLIP", "CANDIDATE_PRUNING", "EDIT_PLACE")
+
+
 def odd_schedules() -> Strategy:
     """Of other packs, that lie."""
     masks = odd_pixels((2, 1, 4, 4), (3, 2, 4, 4), (2, 1, 3, 5), (1, 1, 4, 4), (0, 1, 4, 4)) | st.sampled_from(STRANGERS)
     shares = [(1.0,), (0.5, 0.5), (0.2, 0.3, 0.5), (), (0.5, 0.6), (-1.0, 2.0), (math.nan, 1.0), (math.inf, -math.inf), ("a", "b"), None, 1.0, (0.5, None)]
     return st.builds(Schedule, masks, st.sampled_from(shares))
+
+
+def odd_lies(kind: str) -> Strategy:
+    """Objects of other packs that pass for a socket type."""
+    what = (None, 1, "text", (), ("a",), (0.5,), Pixels((1, 32, 32, 3)), Pixels((1, 8)), Answer(None), Answer(Pixels((1,))), Answer(Pixels((1, 8), "nan")))
+    return st.tuples(*(st.tuples(st.just(part), st.sampled_from(what)) for part in PARTS[kind])).map(Lie)
 
 
 def odd_prompts() -> Strategy:
@@ -237,4 +284,9 @@ def odd(declared: io.Input, costly: bool = False) -> Strategy:
             return mostly(odd_latents(), strangers)
         case io.Conditioning.Input():
             return mostly(odd_prompts(), strangers)
-    return mostly(odd_schedules(), strangers) if declared.get_io_type() == "MASK_SCHEDULE" else strangers
+    kind = declared.get_io_type()
+    if kind == "MASK_SCHEDULE":
+        return mostly(odd_schedules(), strangers)
+    if kind == "VAE":
+        return st.just(Part("other_vae")) | strangers
+    return odd_lies(kind) | strangers if kind in LYING else strangers
