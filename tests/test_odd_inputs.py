@@ -79,7 +79,7 @@ def test_the_cases_are_of_every_node():
     assert set(NODES) == set(json.loads((Path(__file__).parent / "interface.json").read_text(encoding="utf-8")))
 
 
-@pytest.mark.promise("latent-is-source", "limits")
+@pytest.mark.promise("latent-is-source", "limits", "asks-nobody", "no-programs", "folder-unchanged")
 @pytest.mark.parametrize("name", SHARE)
 def test_odd_inputs_give_a_right_result_or_one_sentence(demo_pack, name):
     endings, findings = survey(name, SHARE[name], SEED)
