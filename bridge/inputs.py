@@ -12,16 +12,18 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .checks import MOST, printable
+from .clip.models import OpenClip
+from .cut_out import Place
+from .sampling.pruning import Pruning
 
-# What a value of each socket type has, so that an object of another pack counts that can do the same.
+# What a value of a socket type has, so that an object of another pack counts that can do the same.
 PARTS = {
     "MODEL": ("clone", "model_options"),
     "VAE": ("encode", "decode", "first_stage_model"),
     "MASK_SCHEDULE": ("masks", "shares"),
-    "OPEN_CLIP": ("embed_images", "embed_text"),
-    "CANDIDATE_PRUNING": ("judge", "shares"),
-    "EDIT_PLACE": ("image", "window", "mask"),
 }
+# What travels between our own nodes alone is of one class.
+CLASSES = {"OPEN_CLIP": OpenClip, "CANDIDATE_PRUNING": Pruning, "EDIT_PLACE": Place}
 # Characters of a value that a sentence shows.
 LONGEST = 60
 
@@ -32,9 +34,14 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 
     @wraps(execute)
     def first_checked(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> io.NodeOutput:
-        check(cls.define_schema(), signature.bind(cls, *args, **kwargs).arguments)
+        schema, given = cls.define_schema(), signature.bind(cls, *args, **kwargs)
+        for declared in schema.inputs:
+            # Nothing in an optional input means its default.
+            if declared.optional and declared.id in given.arguments and given.arguments[declared.id] is None:
+                del given.arguments[declared.id]
+        check(schema, given.arguments)
         try:
-            return execute(cls, *args, **kwargs)
+            return execute(*given.args, **given.kwargs)
         except ValueError as error:
             # ComfyUI logs an error with all that led to it. No text or file's name that is quoted there may control the terminal.
             if "".join(traceback.format_exception(error)).replace("\n", "").isprintable():
@@ -47,7 +54,7 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
 def check(schema: io.Schema, values: Mapping[str, object]) -> None:
     """Raises ValueError for a value of another type than its input's, for a number beyond its limits, and for a choice that is not offered."""
     for declared in schema.inputs:
-        if declared.id in values and not (declared.optional and values[declared.id] is None):
+        if declared.id in values:
             check_value(declared, values[declared.id], bool(schema.is_input_list))
 
 
@@ -106,8 +113,9 @@ def expected(declared: io.Input, value: object) -> str | None:
             return None if masked is None or (is_plain(masked) and masked.ndim >= 2 and masked.numel() > 0) else "a LATENT whose noise_mask is a MASK"
         case io.Conditioning.Input():
             return None if is_conditioning(value) else "a CONDITIONING, for example from CLIP Text Encode"
-    parts = PARTS.get(declared.get_io_type(), ())
-    return None if all(hasattr(value, part) for part in parts) else a(declared.get_io_type())
+    kind = declared.get_io_type()
+    right = isinstance(value, CLASSES.get(kind, object)) and all(hasattr(value, part) for part in PARTS.get(kind, ()))
+    return None if right else a(kind)
 
 
 def is_plain(value: object) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from bench.odd.cases import CHAINS, NODES, Case, Cut, Prompted
 from bench.odd.rules import BY_HOST, REFUSED, RIGHT, run
 from bench.odd.survey import survey
-from bench.odd.values import Latent, Many, Part, Pixels, Schedule
+from bench.odd.values import Latent, Lie, Many, Part, Pixels, Schedule
 
 SEED = 16
 SHARE = dict.fromkeys((*NODES, *CHAINS), 12) | {"crop": 25} | {"LatentMaskResize": 40, "ProgressiveMaskDilate": 40, "EditReport": 25, "PruneCandidates": 40} | {
@@ -65,6 +65,13 @@ FOUND = [
     (ranked(Latent(Pixels((1, 4, 4, 4)), more=(("candidate_seeds", None), ("dropped_candidates", 5), ("noise_mask", None)))), RIGHT),
     (ranked({}), REFUSED),
     (ranked(Latent(Pixels(()))), REFUSED),
+    (Case("ClipRankBatch", {"images": Many((Pixels(()),)), "clip": Many((Part("clip"),)), "prompt": Many(("a fox",)), "mask": Many((MASK,)),
+                            "scope": {"scope": Many(("whole",))}}), REFUSED),
+    (Case("ClipRankBatch", {"images": Many((PICTURE,)), "clip": Many((Part("clip"),)), "prompt": Many(("a fox",)), "mask": Many((MASK,)),
+                            "scope": {"scope": Many(("whole",))}, "against_lettering": None}), RIGHT),
+    (Case("PruneCandidates", {"clip": Lie((("embed_images", None), ("embed_text", None))), "vae": Part("vae"), "prompt": "a fox", "mask": MASK}), REFUSED),
+    (sampled(pruning=Lie((("judge", None), ("shares", ())))), REFUSED),
+    (Case("EditPutBack", {"edited": PICTURE, "where": Lie((("image", None), ("window", ()), ("mask", "text"))), "method": {"method": "paste"}}), REFUSED),
     (Case("EditCutOut", {"image": Pixels((32, 32)), "mask": MASK}), REFUSED),
     (Case("EditCutOut", {"image": Pixels((1, 32, 32, 3), "levels", "uint8"), "mask": MASK, "size": 24, "multiple": 8}), RIGHT),
     (Case("EditPutBack", {"edited": Pixels(()), "where": Cut(), "method": {"method": "poisson"}}), REFUSED),

@@ -368,7 +368,7 @@ def test_the_gallery_shows_every_candidate_with_all_that_its_score_is_made_of(cl
         ({"images": torch.zeros(0, 128, 128, 3)}, "images is empty: connect at least one picture"),
         ({"images": []}, "images is empty: connect at least one picture"),
         ({"images": torch.full((2, 128, 128, 3), float("nan"))}, "images contains NaN or infinite values in every picture"),
-        ({"images": torch.zeros(2, 128, 128, 1)}, r"images has shape \[1, 128, 128, 1\]"),
+        ({"images": torch.zeros(2, 128, 128, 1)}, r"images has shape \[2, 128, 128, 1\]"),
         ({"scope": OFF}, "all its weights are 0"),
         ({"mask": torch.zeros(1, 64, 64)}, "mask is 64x64, but images are 128x128"),
         ({"mask": [torch.zeros(1, 64, 64)] * 5}, "mask is 64x64, but images are 128x128"),

@@ -15,8 +15,6 @@ from comfy_api.latest import io
 from hypothesis import strategies as st
 from torch import Tensor
 
-from blended_latent_diffusion.bridge.inputs import PARTS
-
 Strategy = st.SearchStrategy
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "uint8", "int64", "bool")
@@ -234,7 +232,6 @@ def odd_latents() -> Strategy:
     return st.builds(Latent, samples, mask, index, more, st.sampled_from((False,) * 7 + (True,)))
 
 
-LYING = ("OPEN_CLIP", "CANDIDATE_PRUNING", "EDIT_PLACE")
 
 
 def odd_schedules() -> Strategy:
@@ -244,10 +241,17 @@ def odd_schedules() -> Strategy:
     return st.builds(Schedule, masks, st.sampled_from(shares))
 
 
+LIES = {
+    "OPEN_CLIP": ("embed_images", "embed_text", "kept"),
+    "CANDIDATE_PRUNING": ("judge", "helpers", "rounds", "shares"),
+    "EDIT_PLACE": ("image", "window", "mask"),
+}
+
+
 def odd_lies(kind: str) -> Strategy:
-    """Objects of other packs that pass for a socket type."""
+    """Objects of other packs that would pass for a socket type."""
     what = (None, 1, "text", (), ("a",), (0.5,), Pixels((1, 32, 32, 3)), Pixels((1, 8)), Answer(None), Answer(Pixels((1,))), Answer(Pixels((1, 8), "nan")))
-    return st.tuples(*(st.tuples(st.just(part), st.sampled_from(what)) for part in PARTS[kind])).map(Lie)
+    return st.tuples(*(st.tuples(st.just(part), st.sampled_from(what)) for part in LIES[kind])).map(Lie)
 
 
 def odd_prompts() -> Strategy:
@@ -289,4 +293,4 @@ def odd(declared: io.Input, costly: bool = False) -> Strategy:
         return mostly(odd_schedules(), strangers)
     if kind == "VAE":
         return st.just(Part("other_vae")) | strangers
-    return odd_lies(kind) | strangers if kind in LYING else strangers
+    return odd_lies(kind) | strangers if kind in LIES else strangers

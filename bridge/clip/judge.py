@@ -62,7 +62,12 @@ class Judge:
         return part, scale, *cells_to_see(part, self.scope, scale)
 
     def helpers(self, z: Tensor) -> Helpers:
-        """The models that judge latents like these."""
+        """The models that judge latents like these. Raises ValueError for latents of another VAE."""
+        if z.shape[1] != self.vae.latent_channels:
+            raise ValueError(
+                f"pruning was made with a VAE of {self.vae.latent_channels} channels, but latent_image has {z.shape[1]}: connect the VAE that encoded it "
+                "to Prune Candidates."
+            )
         _, _, rows, columns = self.seen(z)
         return Helpers((self.vae.patcher, self.clip.patcher), bytes_to_decode(self.vae, z[0, ..., rows, columns].shape))
 

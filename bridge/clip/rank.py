@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...bld import ranking
-from ..checks import as_mask, as_picture, check_batch, frames_of, printable
+from ..checks import as_mask, check_batch, check_shape, frames_of, printable
 from ..sampling.dropped import dropped_of
 from ..sampling.seeds import seeds_of
 from .gallery import gallery
@@ -140,7 +140,7 @@ def pictures_of(batches: Sequence[Tensor], name: str = "images") -> list[Tensor]
     """Every picture of a list of batches, (H, W, C) each, NaN included. Raises ValueError if there is none, and for another shape."""
     for batch in batches:
         if batch.ndim != 4 or len(batch) > 0:
-            as_picture(batch[:1].nan_to_num(), name)
+            check_shape(batch, name)
     pictures = [picture for batch in batches for picture in batch]
     if not pictures:
         raise ValueError(f"{name} is empty: connect at least one picture.")
