@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -163,7 +164,24 @@ def held(server: Server, client: Client) -> dict[str, float]:
 
 
 def many_edits(count: int) -> dict[str, Any]:
-    """Edits of two clients at once: what the server holds over time, what is left, and whether each result is that of a fresh server."""
+    """Edits of two clients at once: what the server holds over time, what is left, and whether each result is that of another server."""
+    # The other server runs beside it. Two that compute on all cores would wait for each other.
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"), ThreadPoolExecutor(1) as beside:
+        others = beside.submit(in_reverse, count)
+        results, holds, left = by_two(count)
+        different = [number for number, data in others.result().items() if data != results[number]]
+    sixth = max(1, len(holds) // 6)
+    early, late = holds[sixth : 2 * sixth] or holds[:1], holds[-sixth:]
+    ratios = {name: float(np.mean([one[name] for one in late]) / np.mean([one[name] for one in early])) for name in holds[0]}
+    _table.show(f"{count} edits by two clients, last sixth over the second", {name: "{:.3f}" for name in ratios}, {"ratio": list(ratios.values())})
+    findings = [f"edit {number} differs from that of another server" for number in different] + [f"left: {one}" for one in left]
+    if sixth * 2 >= KINDS:  # else the second sixth has not seen every kind of edit, each of which takes room when it first comes
+        findings += [f"more {name}: {ratio:.3f} times" for name, ratio in ratios.items() if ratio > MOST]
+    return {"edits": count, "ratios": ratios, "holds": holds, "findings": tell(findings)}
+
+
+def by_two(count: int) -> tuple[dict[int, bytes], list[dict[str, float]], list[str]]:
+    """Edits of two clients at once: their results, what the server holds after each pair, and what is left in the end."""
     results, holds = {}, []
     # ComfyUI 0.30.0's own cache keeps the keys of every prompt, and its history the prompts: neither may be taken for ours.
     with watched("--cache-classic") as (server, first), Client(server.url) as second, ThreadPoolExecutor(2) as pool:
@@ -173,21 +191,17 @@ def many_edits(count: int) -> dict[str, Any]:
             results |= {number: pixels(server, number) for number in numbers}
             first.post("/history", {"clear": True})
             holds.append(held(server, first))
-        _, left = left_by(first, str)
+        return results, holds, left_by(first, str)[1]
+
+
+def in_reverse(count: int) -> dict[int, bytes]:
+    """The results of the same edits on a server of their own, so that none has the same ones before it."""
     with serving() as server, Client(server.url) as client:
-        different = []
-        for number in range(count - 1, -1, -1):  # so that no run has the same runs before it
+        results = {}
+        for number in range(count - 1, -1, -1):
             client.run(edit(number))
-            if pixels(server, number) != results[number]:
-                different.append(number)
-    sixth = max(1, len(holds) // 6)
-    early, late = holds[sixth : 2 * sixth] or holds[:1], holds[-sixth:]
-    ratios = {name: float(np.mean([one[name] for one in late]) / np.mean([one[name] for one in early])) for name in holds[0]}
-    _table.show(f"{count} edits by two clients, last sixth over the second", {name: "{:.3f}" for name in ratios}, {"ratio": list(ratios.values())})
-    findings = [f"edit {number} differs from that of another server" for number in different] + [f"left: {one}" for one in left]
-    if sixth * 2 >= KINDS:  # else the second sixth has not seen every kind of edit, each of which takes room when it first comes
-        findings += [f"more {name}: {ratio:.3f} times" for name, ratio in ratios.items() if ratio > MOST]
-    return {"edits": count, "ratios": ratios, "holds": holds, "findings": tell(findings)}
+            results[number] = pixels(server, number)
+        return results
 
 
 def broken_edits(interrupts: int, faults: int, seed: int = 0) -> dict[str, Any]:
