@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bench.odd.values import TEXTS
+from blended_latent_diffusion.bridge import checks
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
 from blended_latent_diffusion.nodes.edit_cut_out import EditCutOut
@@ -89,24 +90,21 @@ def test_devices_and_links_in_the_folder(pack, tmp_path, monkeypatch):
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "open_clip", ([str(home)], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     (home / "ViT-B-32.safetensors").symlink_to("/dev/zero")
-    for name in ("bld_demo_clip.safetensors", "bld_demo_clip.json"):
-        (home / name).symlink_to(OPEN_CLIP / name)
+    for ending in ("safetensors", "json"):
+        (home / f"linked.{ending}").symlink_to(OPEN_CLIP / f"bld_demo_clip.{ending}")
     with pytest.raises(ValueError, match=r"^clip_name is ViT-B-32\.safetensors, which is neither a file in models/open_clip"):
         OpenClipLoader.execute("ViT-B-32.safetensors", False)
     with torch.inference_mode():
-        assert OpenClipLoader.execute("bld_demo_clip.safetensors", False).args[0].size
-    (home / "bld_demo_clip.json").unlink()
-    (home / "bld_demo_clip.json").symlink_to("/dev/zero")
-    with pytest.raises(ValueError, match=r"^clip bld_demo_clip\.safetensors has no bld_demo_clip\.json next to it"):
-        OpenClipLoader.execute("bld_demo_clip.safetensors", False)
-
-
-WIDE = torch.zeros(1, 4, 1, 1).expand(1, 4, 2**14, 2**13)
+        assert OpenClipLoader.execute("linked.safetensors", False).args[0].size
+    (home / "linked.json").unlink()
+    (home / "linked.json").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"^clip linked\.safetensors has no linked\.json next to it"):
+        OpenClipLoader.execute("linked.safetensors", False)
 
 
 @pytest.mark.promise("limits")
-def test_what_no_memory_holds_is_refused_though_each_input_is_within_its_limits(edit):
-    """A crop of 8192x8192 of each of 4,096 pictures is 3 TB, and so are 256 candidates of a latent of 2 GB."""
+def test_what_no_memory_holds_is_refused_though_each_input_is_within_its_limits():
+    """A crop of 8192x8192 of each of 4,096 pictures is 3 TB."""
     images, painted = torch.zeros(1, 1, 1, 1).expand(4096, 64, 64, 3), torch.ones(1, 64, 64)
     with pytest.raises(ValueError, match="^size is 8192, which makes 4096 crops of [0-9x]+, of [0-9]+ GiB: choose a smaller one, or fewer at once"):
         EditCutOut.execute(images, painted, size=8192)
@@ -115,10 +113,18 @@ def test_what_no_memory_holds_is_refused_though_each_input_is_within_its_limits(
     many, place = crop.expand(4096, -1, -1, -1), replace(place, image=large)
     with pytest.raises(ValueError, match="^edited has 4096 in its batch, which makes pictures of 768 GiB"):
         EditPutBack.execute(many, place, {"method": "paste"})
-    with torch.inference_mode(), pytest.raises(ValueError, match="^candidates is 256, which makes latents of 512 GiB"):
-        BlendedLatentKSampler.execute(edit.model, 1, 2, 1.0, "euler", "normal", edit.positive, edit.negative, {"samples": WIDE}, candidates=256)
-    with pytest.raises(ValueError, match="^stages is 32, which makes masks of 264 GiB"):
-        ProgressiveMaskDilate.execute(torch.zeros(1, 1, 1).expand(1, 2**16, 2**15), stages=32)
+
+
+@pytest.mark.promise("limits")
+def test_so_are_candidates_and_stages(edit, monkeypatch):
+    """With a memory that holds a millionth of what is the limit, since both read their inputs first."""
+    monkeypatch.setattr(checks, "MOST", 2**17)
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    with torch.inference_mode(), pytest.raises(ValueError, match="^candidates is 129, which makes latents of "):
+        BlendedLatentKSampler.execute(edit.model, 1, 2, 1.0, "euler", "normal", edit.positive, edit.negative, latent, candidates=129)
+    with pytest.raises(ValueError, match="^stages is 32, which makes masks of "):
+        ProgressiveMaskDilate.execute(torch.zeros(1, 64, 64), stages=32)
+    assert len(ProgressiveMaskDilate.execute(torch.zeros(1, 64, 64), stages=31).args[1]) == 32
 
 
 @pytest.mark.promise("limits")
