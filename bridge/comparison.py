@@ -65,8 +65,8 @@ def shown_of(count: int, frames: int) -> list[int]:
 
 
 def measure(x_hat: Tensor, x: Tensor, m: Tensor) -> EditFigures:
-    """The figures with dB no higher than MOST_DB. Arguments as for `bld.metrics.figures`."""
-    found = asdict(figures(x_hat, x, m))
+    """The figures with dB no higher than MOST_DB, of pictures as they are saved, in 0..1. Arguments as for `bld.metrics.figures`."""
+    found = asdict(figures(x_hat.clamp(0, 1), x.clamp(0, 1), m))
     return EditFigures(**{name: min(value, MOST_DB) if value == math.inf else value for name, value in found.items()})
 
 

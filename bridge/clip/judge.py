@@ -13,6 +13,7 @@ from ...bld import masks, ranking
 from ..checks import as_mask
 from ..comfy_internals import bytes_to_decode
 from ..sampling.candidates import Helpers
+from ..vae.pixels import check_channels
 from .models import OpenClip
 from .similarity import cuts, similarity
 
@@ -63,11 +64,7 @@ class Judge:
 
     def helpers(self, z: Tensor) -> Helpers:
         """The models that judge latents like these. Raises ValueError for latents of another VAE."""
-        if z.shape[1] != self.vae.latent_channels:
-            raise ValueError(
-                f"pruning was made with a VAE of {self.vae.latent_channels} channels, but latent_image has {z.shape[1]}: connect the VAE that encoded it "
-                "to Prune Candidates."
-            )
+        check_channels(self.vae, z, "latent_image of a sampler with pruning")
         _, _, rows, columns = self.seen(z)
         return Helpers((self.vae.patcher, self.clip.patcher), bytes_to_decode(self.vae, z[0, ..., rows, columns].shape))
 

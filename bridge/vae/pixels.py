@@ -19,11 +19,19 @@ def ratios_of(vae: comfy.sd.VAE, z: Tensor) -> tuple[int, int]:
     """(frames to each latent frame but the first, pixels a side of a latent cell), as the VAE draws a corner of z, (B, C, ..., h, w).
 
     What a VAE says of itself may be wrong: ComfyUI's object for FLUX.2's tiny autoencoder says 8 pixels and draws 16.
+    Raises ValueError for latents of another VAE.
     """
+    check_channels(vae, z, "latent")
     corner = z[:1, ..., :CORNER, :CORNER]
     video = z.ndim == 5 and z.shape[2] > 1
     drawn = vae.decode(corner[:, :, :2] if video else corner)
     return drawn.shape[1] - 1 if video else 1, drawn.shape[-2] // corner.shape[-1]
+
+
+def check_channels(vae: comfy.sd.VAE, z: Tensor, name: str) -> None:
+    """Raises ValueError for latents (B, C, ..., h, w) of another VAE's channels."""
+    if z.shape[1] != vae.latent_channels:
+        raise ValueError(f"{name} has {z.shape[1]} channels, but vae needs {vae.latent_channels}: connect the VAE that encoded the source.")
 
 
 def with_channels_of(vae: comfy.sd.VAE, pixels: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ..checks import as_mask, as_picture, as_samples, check_batch, frames_of
 from ..comparison import comparison, flickers_of, most_of
 from ..older_comfyui import picture_dtype
 from .fit import Fit, fit_decoder, fit_latent
-from .pixels import ratios_of, with_channels_of
+from .pixels import check_channels, ratios_of, with_channels_of
 from .plan import CONTEXT, box_of
 from .tails import why_not_tuned
 
@@ -131,8 +131,7 @@ def check_latent(z: Tensor, vae: comfy.sd.VAE) -> None:
     wanted = "(batch, channels, frames, height, width)" if vae.latent_dim == 3 else "(batch, channels, height, width)"
     if (vae.latent_dim == 3) != (z.ndim == 5):
         raise ValueError(f"samples has shape {list(z.shape)}, but must be {wanted} for this VAE: connect the VAE that encoded the source.")
-    if z.shape[1] != vae.latent_channels:
-        raise ValueError(f"samples has {z.shape[1]} channels, but vae needs {vae.latent_channels}: connect the VAE that encoded the source.")
+    check_channels(vae, z, "samples")
 
 
 def beside(z: Tensor, ratio: int, image: Tensor, mask: Tensor, frames: int, every: int) -> tuple[Tensor, Tensor]:
