@@ -39,8 +39,6 @@ from .config import REGISTERED, config_beside, hub_names, known_repositories, no
 
 FOLDER = "open_clip"
 PAPER = "ViT-B-16-quickgelu openai"
-# What open_clip's repositories on the Hub call the weights.
-WEIGHTS = "open_clip_model.safetensors"
 SMALL = (".json", ".txt", ".model")
 PREPROCESS = ("mean", "std", "interpolation")
 # How an image tower's weights are named, in open_clip's layout and in transformers'.
@@ -190,7 +188,7 @@ class Recipe:
     def repository(self) -> tuple[str, str]:
         """A tag's repository on the Hub, and the name of its weights there; never of a pickle file, also where open_clip names one."""
         repository, name = os.path.split(self.pretrained["hf_hub"])
-        return repository, f"{Path(name).stem}.safetensors" if name else WEIGHTS
+        return repository, f"{Path(name).stem}.safetensors" if name else open_clip().constants.HF_SAFE_WEIGHTS_NAME
 
     def check(self, download: bool) -> None:
         """Raises ValueError if a file is missing and may not be downloaded. The message names the file and where to put it.
