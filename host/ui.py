@@ -75,6 +75,8 @@ CALM = """async () => {
         before = now
     }
 }"""
+# The page stores a changed workflow 512 ms after the change. In one page, the timer that is due first runs first.
+UNTIL_STORED = "() => new Promise(done => setTimeout(done, 600))"
 RESULTS = "[...document.querySelectorAll('[data-testid=result-item]')].map(item => item.innerText).join()"
 
 
@@ -141,7 +143,8 @@ class Ui:
         self.page.evaluate("([setting, value]) => app.extensionManager.setting.set(setting, value)", [setting, value])
 
     def reload(self) -> None:
-        """Load the page again."""
+        """Load the page again, once it has stored the workflow as it is now."""
+        self.page.evaluate(UNTIL_STORED)
         self.page.reload()
         self._wait()
 
