@@ -34,7 +34,7 @@ FORBIDDEN = re.compile(r"""((subprocess|_posixsubprocess|multiprocessing|pty|cty
     | torch\.(hub|load|multiprocessing|distributed|utils\.cpp_extension)
     | builtins\.(eval|exec|compile|__import__|__builtins__) | .+\.\*)(\..+)?""", re.VERBOSE)
 # Of these, code may use the harmless names, but not hand on the whole module.
-SYSTEM = {"os", "asyncio", "builtins"}
+SYSTEM = {"os", "asyncio", "builtins", "importlib"}
 
 
 def listed(path: Path) -> list[Requirement]:
@@ -112,15 +112,16 @@ def names_used(code: str) -> set[str]:
     """Every name that Python code imports or uses, in full (os.path.join), whatever the code calls it."""
     tree = ast.parse(code)
     known = imported(tree)
-    used = set(known.values())
     # Inside os.path.join, os and os.path are not used by themselves.
     inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute) and id(node) not in inner:
             first, dot, rest = ast.unparse(node).partition(".")
-            whole = known.get(first, f"builtins.{first}") + dot + rest
-            used.add(f"{whole}.*" if whole in SYSTEM else whole)
-    return used
+            used.add(known.get(first, f"builtins.{first}") + dot + rest)
+    if "importlib.import_module" in {*known.values(), *used}:  # any text may be the name of a module
+        used |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {*known.values(), *(f"{name}.*" if name in SYSTEM else name for name in used)}
 
 
 def forbidden(code: str) -> list[str]:
@@ -144,6 +145,8 @@ def test_no_code_reaches_for_the_network_the_environment_or_other_programs(name)
     "import torch; torch.hub.load('a', 'b')", "import torch as t; t.load('x')", "import torch.multiprocessing", "from multiprocessing.util import Finalize",
     "import urllib.request as r", "from http.client import HTTPConnection", "from socket import create_connection", "import pickle as p",
     "eval('1')", "exec('1')", "run = exec", "import builtins as b; b.eval('1')", "import builtins as b; c = b", "__import__('os')", "__builtins__['eval']",
+    "import importlib; importlib.import_module('os').system('ls')", "from importlib import import_module as i; i('subprocess')",
+    "import importlib as i; getattr(i, 'import_module')('os')", "import importlib; m = 'socket'; importlib.import_module(m)",
 ])  # fmt: skip
 def test_code_that_reaches_for_them_is_found(code):
     assert forbidden(code)
