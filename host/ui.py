@@ -124,6 +124,8 @@ class Ui:
 
     def _wait(self) -> None:
         self.page.wait_for_function("() => window.app?.vueAppReady && window.app.extensionManager")
+        # What pulses or turns during a run would have the whole page drawn again and again.
+        self.page.add_style_tag(content="*, ::before, ::after { animation-iteration-count: 1 !important }")
 
     def _be_new(self) -> None:
         # The page would go on with what it did last.

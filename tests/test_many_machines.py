@@ -21,10 +21,10 @@ EACH = 12
 
 
 @pytest.fixture(scope="module")
-def machines(open_server: Any) -> Iterator[tuple[Client, Client]]:
-    """The master and a worker."""
-    with open_server(packs=ALL_PACKS, inputs=[INPUTS]) as master, open_server(packs=ALL_PACKS, inputs=[INPUTS]) as worker:
-        with Client(master.url, diagnose=master.log) as one, Client(worker.url, diagnose=worker.log) as other:
+def machines(server: Any, open_server: Any) -> Iterator[tuple[Client, Client]]:
+    """The master, which is the server of all tests, and a worker."""
+    with open_server(packs=ALL_PACKS, inputs=[INPUTS]) as worker:
+        with Client(server.url, diagnose=server.log) as one, Client(worker.url, diagnose=worker.log) as other:
             yield one, other
 
 
