@@ -402,7 +402,7 @@ def signals(seed: int = 0) -> dict[str, Any]:
                 arguments = [str(host.python), "run.py", *command, "--comfyui", str(host.comfyui), "--python", str(host.python)]
                 with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
                     wait_for_server(process)
-                    time.sleep(chance.uniform(0, 3))
+                    time.sleep(chance.uniform(0, 30))
                     ended = process.poll() is not None
                     children = psutil.Process(process.pid).children(recursive=True) if not ended else []
                     process.send_signal(number)
