@@ -257,7 +257,12 @@ class Client:
         return self._read("/view?" + urllib.parse.urlencode(names))
 
     def upload(self, name: str, data: bytes, folder: str = "") -> str:
-        """Put a picture into a folder of the input folder, over one of the same name; returns what LoadImage calls it."""
+        """Put a picture into a folder of the input folder, over another of the same name; returns what LoadImage calls it.
+
+        The same picture stays as it is: a run that reads it just then would find it half-written.
+        """
+        if self._has(name, data, folder):
+            return "/".join(filter(None, (folder, name)))
         boundary = uuid.uuid4().hex
         body = (f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
                 f'--{boundary}\r\nContent-Disposition: form-data; name="subfolder"\r\n\r\n{folder}\r\n'
@@ -265,6 +270,12 @@ class Client:
                 "Content-Type: application/octet-stream\r\n\r\n").encode() + data + f"\r\n--{boundary}--\r\n".encode()
         answer = _json(self._read("/upload/image", body, f"multipart/form-data; boundary={boundary}"))
         return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
+
+    def _has(self, name: str, data: bytes, folder: str) -> bool:
+        try:
+            return self.view({"filename": name, "subfolder": folder, "type": "input"}) == data
+        except Answered:
+            return False
 
     def get(self, path: str) -> Any:
         """The JSON that the server has under a path."""

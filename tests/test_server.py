@@ -141,6 +141,16 @@ def test_an_uploaded_picture_can_be_loaded(connected):
     assert Image.open(BytesIO(data)).convert("RGB").getpixel((3, 3)) == (255, 0, 0)
 
 
+def test_a_picture_that_is_uploaded_again_is_left_alone_and_another_takes_its_place(stub, connected):
+    path = stub.base / "input" / "some" / "picture.png"
+    assert connected.upload(path.name, b"one", "some") == "some/picture.png"
+    os.utime(path, (1, 1))
+    assert connected.upload(path.name, b"one", "some") == "some/picture.png"
+    assert path.stat().st_mtime == 1, "a run may be reading it"
+    assert connected.upload(path.name, b"another", "some") == "some/picture.png"
+    assert path.read_bytes() == b"another" and len(list(path.parent.iterdir())) == 1
+
+
 # -- it says what goes wrong ------------------------------------------------------------------------------------------
 
 
