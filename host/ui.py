@@ -16,10 +16,14 @@ ITS_OWN = ("/userdata", "/user.css", "/en.md", "/favicon.ico", "graph accessed b
 
 SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", "Comfy.Execution.PreviewMethod": "default",
             "Comfy.RightSidePanel.IsOpen": False}  # fmt: skip
-# Counts the live previews of the coming run.
-COUNT_PREVIEWS = """() => {
-    if (window.previews === undefined) window.comfyAPI.api.api.addEventListener('b_preview', () => window.previews++)
-    window.previews = 0
+# Counts the live previews of the coming run, and notes what each node sends to its display: an older server doesn't keep it.
+WATCH = """() => {
+    if (window.previews === undefined) {
+        const { api } = window.comfyAPI.api
+        api.addEventListener('b_preview', () => window.previews++)
+        api.addEventListener('executed', ({ detail: { node, output } }) => { if (output) window.outputs[node] = output })
+    }
+    Object.assign(window, { previews: 0, outputs: {} })
 }"""
 # Does what the Templates list does. To load the page takes ten times as long.
 OPEN = """async ({name, path, settings}) => {
@@ -77,7 +81,9 @@ CALM = """async () => {
 }"""
 # The page stores a changed workflow 512 ms after the change. In one page, the timer that is due first runs first.
 UNTIL_STORED = "() => new Promise(done => setTimeout(done, 600))"
-RESULTS = "[...document.querySelectorAll('[data-testid=result-item]')].map(item => item.innerText).join()"
+FIRST = "smallest_graph"  # of the pack's examples, opened where none is asked for
+FOUND = "[data-testid=result-item], .p-autocomplete-option"  # in the node search, and in that of an older page
+RESULTS = f"[...document.querySelectorAll('{FOUND}')].map(item => item.innerText).join()"
 
 
 class Ui:
@@ -113,14 +119,12 @@ class Ui:
         self._loaded = False
 
     def _load(self, example: str | None) -> None:
-        self.page.goto(f"{self.url}/?template={example}&source={PACK}" if example else self.url)
+        # To a new user the page shows its list of templates, unless it is told which one to open.
+        self.page.goto(f"{self.url}/?template={example or FIRST}&source={PACK}")
         self._wait()
-        if example:
-            self.page.wait_for_function("() => app.graph.nodes.length > 0")
-        else:
-            self.page.get_by_role("dialog").wait_for()
-            self.page.keyboard.press("Escape")
-            self.page.get_by_role("dialog").wait_for(state="hidden")
+        self.page.wait_for_function("() => app.graph.nodes.length > 0")
+        if not example:
+            self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
 
     def _wait(self) -> None:
         self.page.wait_for_function("() => window.app?.vueAppReady && window.app.extensionManager")
@@ -187,7 +191,7 @@ class Ui:
 
         during: called once the run has sent a live preview, so it must send some.
         """
-        self.page.evaluate(COUNT_PREVIEWS)
+        self.page.evaluate(WATCH)
         with self.page.expect_response(lambda answer: answer.request.method == "POST" and answer.url.endswith("/prompt")) as sent:
             press.click() if press else self.press_run()
         prompt_id = sent.value.json()["prompt_id"]
@@ -199,7 +203,8 @@ class Ui:
             done = self._get(f"/history/{prompt_id}")
             if done:
                 self.settle()
-                return done[prompt_id]
+                record = done[prompt_id]
+                return record | {"outputs": self.page.evaluate("() => window.outputs") | record["outputs"]}
             self.page.wait_for_timeout(100)
         raise TimeoutError(f"the run was not done in {timeout:.0f} s")
 
@@ -237,14 +242,14 @@ class Ui:
     def search(self, words: str) -> list[list[str]]:
         """What the node search finds, best first: the lines of each entry, first the title, then the pack that it is from."""
         self._search(words)
-        found = self.page.get_by_test_id("result-item").all_inner_texts()
+        found = self.page.locator(FOUND).all_inner_texts()
         self.page.keyboard.press("Escape")
-        return [text.splitlines() for text in found]
+        return [[line.strip() for line in text.splitlines()] for text in found]
 
     def add(self, title: str) -> None:
         """Add the first node that the search finds, in the middle of the screen."""
         self._search(title)
-        self.page.get_by_test_id("result-item").first.click()
+        self.page.locator(FOUND).first.click()
         self.page.mouse.click(800, 500)
         self.page.wait_for_function("title => app.graph.nodes.some(n => n.title === title)", arg=title)
 

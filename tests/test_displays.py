@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blended_latent_diffusion.bld.schedule import stage_shares
+from conftest import after_a_reload
 from host.examples import BLUEPRINT
 
 ITERATIONS = 4
@@ -118,6 +119,7 @@ def test_each_comparison_shows_what_the_server_computed_also_after_a_reload(ui, 
         assert loaded(shown) == [256, 256]
     assert "comparison" not in str(ui.prompt()), "a display is not sent"
 
+    after_a_reload()
     ui.reload()
     ui.page.locator(".bld-figures td[data-of]").first.wait_for(state="attached")
     show_what_was_given()
@@ -366,6 +368,7 @@ def test_all_displays_inside_a_subgraph_are_right_and_legible_in_both_themes_and
     show_what_was_given()
     ui.set("Comfy.ColorPalette", "light")
     show_what_was_given()
+    after_a_reload()
     ui.reload()  # opens the subgraph again
     ui.page.wait_for_function("() => app.canvas.graph?.isRootGraph === false")
     ui.page.locator(".bld-figures td[data-of]").first.wait_for(state="attached")

@@ -8,13 +8,12 @@ import math
 import comfy.model_management
 import pytest
 import torch
-from comfy_api.latest import io
 
 from blended_latent_diffusion.bld.metrics import figures
 from blended_latent_diffusion.bridge.comparison import MOST_DB
 from blended_latent_diffusion.bridge.edit_report import error_picture
 from blended_latent_diffusion.nodes.edit_report import EditReport
-from conftest import picture, skip_without
+from conftest import after_a_reload, picture
 
 NAMES = ["background_psnr", "worst_block", "seam", "colour_shift", "colour_shift_p95", "flicker"]
 
@@ -173,8 +172,7 @@ def test_the_display_gets_the_layers_and_the_figures_of_the_report():
 
 
 def test_the_display_returns_when_the_page_is_loaded_again():
-    if not hasattr(io.Schema, "has_intermediate_output"):
-        skip_without("has_intermediate_output")
+    after_a_reload()
     assert EditReport.define_schema().has_intermediate_output
 
 

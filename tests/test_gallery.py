@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from conftest import after_a_reload
 from host.demo import INPUTS
 
 # Few steps, since only what happens around the pictures matters; always the same, so that the server draws them once.
@@ -121,6 +122,7 @@ def test_a_click_picks_and_the_next_run_costs_only_what_comes_after(ui, vue):
     assert len(view) == 2
     assert ui.page.locator(".bld-gallery-run").count() == 0, "nothing waits for a run"
 
+    after_a_reload()
     ui.reload()
     wait_for_pictures(ui, 6)
     assert badges(ui) == ["", "", "1", "", "2", ""]
@@ -374,6 +376,7 @@ def test_copies_of_the_node_and_one_in_a_subgraph_show_their_own(ui, vue):
     wait_for(inner)
     ui.leave()  # a page that loads again opens the subgraph only sometimes
     wait_for(outer)
+    after_a_reload()
     ui.reload()
     wait_for(outer)
     ui.enter("New Subgraph")
