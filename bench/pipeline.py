@@ -5,7 +5,8 @@
 The authors': 24 candidates of 50 DDIM steps, fresh background noise at each step, all of them decoded and ranked by CLIP on the masked
 picture, then 75 Adam steps of the whole decoder in float32 on the whole picture, from whose result the picture is taken. Ours: as many
 candidates, with the settings OURS, pruned, ranked with the default mix, and the best is reconstructed by Decoder Finetune Reconstruct with its defaults.
-Both reconstruct with the mask that was sampled, in whole cells of the latent.
+Both reconstruct with the mask that was sampled, in whole cells of the latent. Two more rows reconstruct the best of ours as a workflow does, with the
+mask as it was painted: without and with keep_thin_edits. The seam, the background and what is inside are those of the mask that a row was given.
 OURS was set before any edit of the table was made; ``--development`` compares other numbers of steps, on other edits.
 
 The masks: strokes of 2 to 16 pixels and broad areas, by turns. The judge is that of bench/ranking.py; what it says about half
@@ -19,8 +20,9 @@ import argparse
 import itertools
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ import torch
 import torch.nn.functional as functional
 
 from bench import _judge, _table, ranking, reconstruction
-from bench._cases import Case, as_picture, cases, seed_of
+from bench._cases import Case, as_picture, cases, mask_of, seed_of
 from bench._command import benchmark
 from bench._judge import against, interval
 from bench._nodes import Tools, best_of, defaults, draw, half_precision, load, prunings
@@ -37,17 +39,19 @@ from blended_latent_diffusion.bridge.vae.reconstruct import DECODER
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 
 TEST, DEVELOPMENT = 190000, 160000
-CANDIDATES = 24
+CANDIDATES, CELL = 24, 8
 AUTHORS: dict[str, Any] = {"steps": 50, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
 OURS: dict[str, Any] = {"steps": 20, "sampler_name": "ddim", "scheduler": "normal"}
+AUTHORS_NAME, OUR_NAME, PARTS = "the authors'", "ours", ("drawing", "ranking", "reconstruction")
 TRIED: dict[str, dict[str, Any]] = {f"{steps} steps": OURS | {"steps": steps} for steps in (12, 16, 20)}
 
 
 @dataclass
 class Made:
-    """One edit by one procedure: the best as decoded and as reconstructed, (1, H, W, 3) in 0..1, the mask that it was reconstructed with,
+    """One edit by one procedure: the best as LATENT, as decoded and as reconstructed, (1, H, W, 3) in 0..1, the mask that it was reconstructed with,
     seconds by part, and which of the candidates that were finished show the object."""
 
+    best: dict
     plain: torch.Tensor
     picture: torch.Tensor
     mask: torch.Tensor
@@ -61,20 +65,28 @@ def sampled(case: Case, latent: dict) -> torch.Tensor:
     return functional.interpolate(m.reshape(1, 1, *m.shape[-2:]).float(), case.mask.shape)[0]
 
 
-def to_reconstruct(case: Case, latent: dict) -> reconstruction.Case:
+def to_reconstruct(case: Case, latent: dict, mask: torch.Tensor) -> reconstruction.Case:
     """The edit as bench/reconstruction.py has them."""
-    return reconstruction.Case(torch.from_numpy(case.source).float()[None] / 255, sampled(case, latent), latent["samples"])
+    return reconstruction.Case(torch.from_numpy(case.source).float()[None] / 255, mask, latent["samples"])
 
 
 def by_the_paper(tools: Tools, case: Case, latent: dict) -> torch.Tensor:
     """75 steps of Adam at 1e-4 on all weights of the decoder, in float32; lambda is 100, and means are over the whole picture."""
-    return reconstruction.authors(tools.vae, to_reconstruct(case, latent))
+    return reconstruction.authors(tools.vae, to_reconstruct(case, latent, sampled(case, latent)))
 
 
-def by_the_node(tools: Tools, case: Case, latent: dict) -> torch.Tensor:
-    """Decoder Finetune Reconstruct with its defaults."""
+def by_the_node(tools: Tools, case: Case, latent: dict, mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+    """Decoder Finetune Reconstruct with its defaults but for `options`, with the mask that was sampled or another."""
+    one = to_reconstruct(case, latent, sampled(case, latent) if mask is None else mask)
     method = defaults(DecoderFinetuneReconstruct, "method", DECODER)
-    return reconstruction.node(tools.vae, to_reconstruct(case, latent), method).cpu()
+    return DecoderFinetuneReconstruct.execute({"samples": one.z}, tools.vae, one.source, one.mask, method, **options).args[0].cpu()
+
+
+def as_painted(tools: Tools, case: Case, made: Made, keep_thin_edits: bool) -> Made:
+    """The same edit, reconstructed with the mask as it was painted."""
+    mask = mask_of(case)
+    with half_precision(False):
+        return replace(made, picture=by_the_node(tools, case, made.best, mask, keep_thin_edits=keep_thin_edits), mask=mask)
 
 
 def make(
@@ -91,8 +103,8 @@ def make(
     with half_precision(False):
         picture = reconstruct(tools, case, best)
     clock.append(time.perf_counter())
-    parts = {name: after - before for name, (before, after) in zip(("drawing", "ranking", "reconstruction"), itertools.pairwise(clock), strict=True)}
-    return Made(tools.vae.decode(best["samples"]).float(), picture, sampled(case, best), parts, _judge.shown(tools.referee, case, pictures))
+    parts = {name: after - before for name, (before, after) in zip(PARTS, itertools.pairwise(clock), strict=True)}
+    return Made(best, tools.vae.decode(best["samples"]).float(), picture, sampled(case, best), parts, _judge.shown(tools.referee, case, pictures))
 
 
 def authors(tools: Tools, case: Case, seed: int) -> Made:
@@ -105,11 +117,14 @@ def ours(tools: Tools, case: Case, seed: int) -> Made:
     return make(tools, case, seed, OURS, ranking.DEFAULT, by_the_node, prune=True)
 
 
-def measured(case: Case, made: Made) -> tuple[float, float, float]:
-    """Of the reconstructed picture: PSNR of the background in dB, the seam, and the mean change of the edit, in levels of 255."""
-    found = metrics.figures(made.picture.movedim(-1, 1), as_picture(case.source), made.mask)
+def measured(case: Case, made: Made) -> tuple[float, float, float, float]:
+    """Of the reconstructed picture: PSNR of the background in dB, and of what lies more than a cell of the latent from the mask; the seam, and the mean
+    change of the edit, in levels of 255."""
+    picture, source = made.picture.movedim(-1, 1), as_picture(case.source)
+    found = metrics.figures(picture, source, made.mask)
     inside = (made.picture - made.plain).abs().mean(-1)[made.mask > 0].mean()
-    return found.background_psnr, found.seam, 255 * float(inside)
+    far = functional.max_pool2d(made.mask[:, None], 2 * CELL + 1, 1, CELL)[:, 0]
+    return found.background_psnr, metrics.background_psnr(picture, source, far), found.seam, 255 * float(inside)
 
 
 def shows(tools: Tools, cases: list[Case], pictures: Iterable[torch.Tensor]) -> np.ndarray:
@@ -117,27 +132,27 @@ def shows(tools: Tools, cases: list[Case], pictures: Iterable[torch.Tensor]) -> 
     return np.asarray([_judge.shown(tools.referee, case, picture)[0] for case, picture in zip(cases, pictures, strict=True)])
 
 
-def show(tools: Tools, cases: list[Case], pairs: list[tuple[Made, Made]]) -> dict[str, Any]:
-    """Print the table; returns its figures."""
+def show(tools: Tools, cases: list[Case], rows: dict[str, list[Made]]) -> dict[str, Any]:
+    """Print the table; returns its figures. rows: the edits by procedure, the authors' and ours before others."""
     figures: dict[str, Any] = {}
-    rows = {}
-    hits = [shows(tools, cases, (made.picture for made in column)) for column in zip(*pairs, strict=True)]
-    parts = list(pairs[0][0].seconds)
-    for name, column, hit in zip(("the authors'", "ours"), zip(*pairs, strict=True), hits, strict=True):
-        db, seam, inside = np.mean([measured(case, made) for case, made in zip(cases, column, strict=True)], 0).tolist()
-        decoded = float(shows(tools, cases, (made.plain for made in column)).mean())
+    table, hits = {}, {name: shows(tools, cases, (made.picture for made in column)) for name, column in rows.items()}
+    for name, column in rows.items():
+        db, far, seam, inside = np.mean([measured(case, made) for case, made in zip(cases, column, strict=True)], 0).tolist()
+        decoded, hit = shows(tools, cases, (made.plain for made in column)), hits[name]
         each, total = float(np.mean([made.shown.mean() for made in column])), statistics.median(sum(made.seconds.values()) for made in column)
-        medians = [statistics.median(made.seconds[p] for made in column) for p in parts]
-        rows[name] = [each, decoded, hit.mean(), interval(hit), db, seam, inside, total, *medians]
-        figures[name] = {"finished show": each, "best decoded": decoded, "shows": float(hit.mean()), "background": db, "seam": seam, "inside": inside,
-                         "seconds": total}
-    columns = {"finished show": "{:.1%}", "best decoded": "{:.1%}", "result shows": "{:.1%}", "95 % interval": "{}", "background": "{:.2f} dB",
-               "seam": "{:.2f}", "inside": "{:.1f}", "seconds": "{:.1f}"}
-    _table.show(f"{len(cases)} edits, {CANDIDATES} candidates", columns | dict.fromkeys(parts, "{:.1f}"), rows)
-    low, middle, high = statistics.quantiles([sum(b.seconds.values()) / sum(a.seconds.values()) for a, b in pairs], n=4)
-    better = [measured(c, b)[0] - measured(c, a)[0] for c, (a, b) in zip(cases, pairs, strict=True)]
+        kept, medians = float(hit[decoded].mean()), [statistics.median(made.seconds[part] for made in column) for part in PARTS]
+        table[name] = [each, decoded.mean(), hit.mean(), interval(hit), kept, db, far, seam, inside, total, *medians]
+        figures[name] = {"finished show": each, "best decoded": float(decoded.mean()), "shows": float(hit.mean()), "kept": kept, "background": db, "far": far,
+                         "seam": seam, "inside": inside, "seconds": total}
+    columns = {"finished show": "{:.1%}", "best decoded": "{:.1%}", "result shows": "{:.1%}", "95 % interval": "{}", "of those decoded": "{:.1%}",
+               "background": "{:.2f} dB", "beyond a cell": "{:.2f} dB", "seam": "{:.2f}", "inside": "{:.1f}", "seconds": "{:.1f}"}
+    _table.show(f"{len(cases)} edits, {CANDIDATES} candidates", columns | dict.fromkeys(PARTS, "{:.1f}"), table)
+    theirs, ours_made = rows[AUTHORS_NAME], rows[OUR_NAME]
+    low, middle, high = statistics.quantiles([sum(b.seconds.values()) / sum(a.seconds.values()) for a, b in zip(theirs, ours_made, strict=True)], n=4)
+    better = [measured(c, b)[0] - measured(c, a)[0] for c, a, b in zip(cases, theirs, ours_made, strict=True)]
     print(f"time, ours over the authors', edit by edit: median {middle:.3f}, middle half {low:.3f} to {high:.3f}")
-    print(f"shows: {against(hits[1], hits[0])} (exact McNemar)")
+    for name in list(rows)[1:]:
+        print(f"shows, {name} against the authors': {against(hits[name], hits[AUTHORS_NAME])} (exact McNemar)")
     print(f"background: {np.mean(better):+.2f} dB, the same or better in {np.mean(np.asarray(better) >= 0):.0%} of the edits; inf is the source's own pixels")
     return figures | {"ratio": middle, "low": low, "high": high}
 
@@ -162,8 +177,13 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
             choose(tools, cases(DEVELOPMENT, count))
             return {}
         found = cases(TEST, count)
-        pairs = [(authors(tools, case, seed_of(TEST, i)), ours(tools, case, seed_of(TEST, i))) for i, case in enumerate(found)]
-        return show(tools, found, pairs)
+        rows: dict[str, list[Made]] = defaultdict(list)
+        for i, case in enumerate(found):
+            rows[AUTHORS_NAME].append(authors(tools, case, seed_of(TEST, i)))
+            rows[OUR_NAME].append(made := ours(tools, case, seed_of(TEST, i)))
+            for keep in (False, True):
+                rows[f"{OUR_NAME}, mask as painted{', keep_thin_edits' * keep}"].append(as_painted(tools, case, made, keep))
+        return show(tools, found, rows)
 
 
 def main() -> None:

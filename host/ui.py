@@ -11,8 +11,9 @@ from typing import Any
 from host.server import LOCAL, PACK
 
 Json = dict[str, Any]
-# ComfyUI's own page looks for files that a user may have made and for help in the user's language, and touches its graph too early.
-ITS_OWN = ("/userdata", "/user.css", "/en.md", "/favicon.ico", "graph accessed before initialization")
+# ComfyUI's own page looks for files that a user may have made and for help in the user's language, and touches its graph too early;
+# that of 0.16.3 can't list a job that shows a text.
+ITS_OWN = ("/userdata", "/user.css", "/en.md", "/favicon.ico", "graph accessed before initialization", "[Jobs API] Error fetching jobs")
 
 SETTINGS = {"Comfy.VueNodes.Enabled": False, "Comfy.ColorPalette": "dark", "Comfy.Execution.PreviewMethod": "default",
             "Comfy.RightSidePanel.IsOpen": False}  # fmt: skip
@@ -173,6 +174,11 @@ class Ui:
     def prompt(self) -> Json:
         """What the page would send to run the workflow that is open."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def forget_results(self) -> None:
+        """Let the next run compute every node anew."""
+        body = json.dumps({"free_memory": True}).encode()
+        LOCAL.open(urllib.request.Request(f"{self.url}/free", body, {"Content-Type": "application/json"}), timeout=60).close()
 
     def object_info(self) -> Json:
         """The server's description of all its nodes."""

@@ -65,11 +65,22 @@ def skip_without(what: str) -> NoReturn:
     pytest.skip(f"ComfyUI {__version__} has no {what}")
 
 
+def needs_math(client: Any) -> None:
+    """Skip a test of the blueprint where ComfyUI is too old to have the node that computes its settings."""
+    if "ComfyMathExpression" not in client.object_info():
+        skip_without("ComfyMathExpression")
+
+
 def after_a_reload() -> None:
     """Skip the rest of a test where ComfyUI is too old to keep what nodes in the middle of a graph show."""
-    from comfy_api.latest import io
-    if not hasattr(io.Schema, "has_intermediate_output"):
+    if not keeps_displays():
         skip_without("has_intermediate_output")
+
+
+def keeps_displays() -> bool:
+    """Whether ComfyUI shows again what a node in the middle of a graph has shown, when the page is loaded again and when the node comes from the cache."""
+    from comfy_api.latest import io
+    return hasattr(io.Schema, "has_intermediate_output")
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +148,8 @@ def tab(chromium: Any, server: Any) -> Iterator[Any]:
 def ui(tab: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The one tab of a file's tests: most of their time would go into loading the page. It ends in a picture of the screen under output/screenshots."""
     tab.complaints.clear()
+    if not keeps_displays():
+        tab.forget_results()
     SHOTS.mkdir(parents=True, exist_ok=True)
     tab.shots = SHOTS / re.sub(r"[^\w-]+", "_", request.node.name).strip("_")
     failed = request.session.testsfailed

@@ -9,15 +9,9 @@ import pytest
 from test_conversion import meant
 from test_workflows import EXAMPLES, NEEDS_A_CHECKPOINT, nodes_of, workflow
 
-from conftest import ROOT, skip_without
+from conftest import ROOT, needs_math
 from host import compose, examples
 from host.server import PACK
-
-
-def needs_math(client) -> None:
-    """The blueprint computes its settings with a node of the host."""
-    if "ComfyMathExpression" not in client.object_info():
-        skip_without("ComfyMathExpression, which the blueprint is made of")
 
 
 def faults(ui, wires: bool = True) -> dict[str, list]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blended_latent_diffusion.bld.schedule import stage_shares
-from conftest import after_a_reload
+from conftest import after_a_reload, needs_math
 from host.examples import BLUEPRINT
 
 ITERATIONS = 4
@@ -342,6 +342,7 @@ PALE = """() => {
 
 @RENDERERS
 def test_all_displays_inside_a_subgraph_are_right_and_legible_in_both_themes_and_after_a_reload(ui, vue):
+    needs_math(ui)
     ui.open("one_node")
     ui.show_renderer(vue)
     ui.page.evaluate("""settings => { for (const node of app.graph.nodes) for (const widget of node.widgets ?? [])
