@@ -42,6 +42,12 @@ BUILD = """async ({start, nodes, links}) => {
             if (widget) {
                 widget.value = value
                 widget.callback?.(value, app.canvas, node)
+                // An older frontend takes the values from inside a subgraph.
+                for (const id of node.subgraph?.inputs.find(slot => slot.name === key)?.linkIds ?? []) {
+                    const { target_id, target_slot } = node.subgraph.links.get(id)
+                    const inner = node.subgraph.getNodeById(target_id), shown = inner.inputs[target_slot].widget.name
+                    inner.widgets.find(w => w.name === shown).value = value
+                }
             } else if (key !== 'control_after_generate') throw new Error(`${kind} has no widget ${key}`)
         }
     }
@@ -121,6 +127,9 @@ def compose(ui: Ui, name: str) -> Json:
     workflow, ids = build(ui, graph, start)
     tidy(workflow, name)
     if start:
+        ((saved,), (inside,)) = (one["definitions"]["subgraphs"] for one in (workflow, start))
+        set_here = {node["id"]: {"widgets_values": node["widgets_values"]} for node in saved["nodes"] if node.get("widgets_values")}
+        inside["nodes"] = [node | set_here.get(node["id"], {}) for node in inside["nodes"]]
         workflow["definitions"] = start["definitions"]
     groups = [layout.Group(step.title, [[ids[key] for key in column] for column in step.columns]) for step in graph]
     room = Room({ids[key]: node for key, node in named(graph)})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, needs_math
 from host.examples import BLUEPRINT, EXAMPLES, Graph, blueprint
 
 Json = dict[str, Any]
@@ -71,7 +72,19 @@ def test_an_example_is_cut_into_its_steps_and_says_what_to_change_first(name):
 def test_the_blueprint_is_cut_into_its_steps_and_is_the_one_in_its_example():
     made = inside(ROOT / "subgraphs" / f"{BLUEPRINT}.json")
     assert made["name"] == BLUEPRINT and shown_headings(made) == headings(blueprint())
-    assert inside(ROOT / "example_workflows" / "one_node.json") == made
+    example = inside(ROOT / "example_workflows" / "one_node.json")
+    values = {node["id"]: node.get("widgets_values") for node in example["nodes"]}
+    assert example == made | {"nodes": [node | ({"widgets_values": values[node["id"]]} if values[node["id"]] else {}) for node in made["nodes"]]}
+
+
+def test_the_widgets_of_the_blueprints_node_say_the_same_inside(client):
+    """An older frontend takes their values from there."""
+    needs_math(client)
+    opened = workflow("one_node")
+    hollow = copy.deepcopy(opened)
+    holder = next(node for node in hollow["nodes"] if node["type"] == hollow["definitions"]["subgraphs"][0]["id"])
+    holder["widgets_values"] = []
+    assert client.prompt(hollow) == client.prompt(opened)
 
 
 def test_two_edits_ties_two_prompts_to_two_masks():
