@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from comfy_api.latest import io
-from test_workflows import workflow
 
 from conftest import ROOT
 
@@ -102,12 +101,12 @@ def test_every_text_of_a_display_is_translated_and_keeps_its_values():
 
 
 def test_the_frontend_shows_a_translation(ui):
-    ui.renew()  # else the reload would bring back a graph of before
-    ui.open()
+    ui.renew()  # else the reload would bring back other graphs too
+    ui.open("smallest_graph")
     ui.set("Comfy.Locale", "zh")
     ui.renew()
     ui.reload()
-    ui.load(workflow("smallest_graph"))
+    ui.page.wait_for_function("() => app.graph.nodes.length > 0")
     shown = ui.page.evaluate("""() => {
         const node = app.graph.nodes.find(n => n.type === 'DecoderFinetuneReconstruct')
         return [...node.inputs.map(i => i.label ?? i.localized_name), ...node.widgets.map(w => w.label)]
