@@ -171,19 +171,18 @@ def choose(tools: Tools, cases: list[Case]) -> None:
 def answer(options: argparse.Namespace) -> dict[str, Any]:
     """The table and its figures."""
     count = 5 if options.quick else 40
+    found, rows = cases(DEVELOPMENT if options.development else TEST, count), defaultdict[str, list[Made]](list)
     with half_precision():
         tools = load()
         if options.development:
-            choose(tools, cases(DEVELOPMENT, count))
+            choose(tools, found)
             return {}
-        found = cases(TEST, count)
-        rows: dict[str, list[Made]] = defaultdict(list)
         for i, case in enumerate(found):
             rows[AUTHORS_NAME].append(authors(tools, case, seed_of(TEST, i)))
             rows[OUR_NAME].append(made := ours(tools, case, seed_of(TEST, i)))
             for keep in (False, True):
                 rows[f"{OUR_NAME}, mask as painted{', keep_thin_edits' * keep}"].append(as_painted(tools, case, made, keep))
-        return show(tools, found, rows)
+    return show(tools, found, rows)
 
 
 def main() -> None:
