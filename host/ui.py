@@ -137,9 +137,7 @@ class Ui:
         self.page.goto(f"{self.url}/system_stats")
         self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")
         # To a known user the page opens a stock workflow first, and asks for the models of that one.
-        settings = json.dumps({"Comfy.TutorialCompleted": False, "Comfy.Locale": "en", **SETTINGS}).encode()
-        request = urllib.request.Request(f"{self.url}/settings", settings, {"Content-Type": "application/json"}, method="POST")
-        LOCAL.open(request, timeout=10).close()
+        self._post("/settings", {"Comfy.TutorialCompleted": False, "Comfy.Locale": "en", **SETTINGS})
 
     def show_renderer(self, vue: bool) -> None:
         """Draw nodes as HTML (Nodes 2.0) or, else, on the canvas."""
@@ -177,8 +175,7 @@ class Ui:
 
     def forget_results(self) -> None:
         """Let the next run compute every node anew."""
-        body = json.dumps({"free_memory": True}).encode()
-        LOCAL.open(urllib.request.Request(f"{self.url}/free", body, {"Content-Type": "application/json"}), timeout=60).close()
+        self._post("/free", {"free_memory": True})
 
     def object_info(self) -> Json:
         """The server's description of all its nodes."""
@@ -298,3 +295,7 @@ class Ui:
     def _get(self, path: str) -> Json:
         with LOCAL.open(self.url + path, timeout=10) as answer:
             return json.load(answer)
+
+    def _post(self, path: str, body: Json) -> None:
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        LOCAL.open(request, timeout=10).close()
