@@ -85,6 +85,8 @@ def test_the_widgets_of_the_blueprints_node_say_the_same_inside(client):
     holder = next(node for node in hollow["nodes"] if node["type"] == hollow["definitions"]["subgraphs"][0]["id"])
     holder["widgets_values"] = []
     assert client.prompt(hollow) == client.prompt(opened)
+    from_the_blueprint = opened | {"definitions": read(ROOT / "subgraphs" / f"{BLUEPRINT}.json")["definitions"]}
+    assert client.prompt(from_the_blueprint) == client.prompt(opened), "they are all that differs from the blueprint"
 
 
 def test_two_edits_ties_two_prompts_to_two_masks():
