@@ -96,6 +96,7 @@ class Ui:
         self.shots: Path | None = None
         self.complaints: list[str] = []
         self._loaded = False
+        self._language = "en"
         page.set_default_timeout(120_000)  # a busy machine takes long to load the page
         page.on("console", self._listen)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -115,9 +116,10 @@ class Ui:
             self._load(example)
             self._loaded = True
 
-    def renew(self) -> None:
-        """Let the next open() load the page again, since something was changed that it would not put right."""
+    def renew(self, language: str = "en") -> None:
+        """Let the next open() load the page again, for a new user who reads this language, since it would not put right what was changed."""
         self._loaded = False
+        self._language = language
 
     def _load(self, example: str | None) -> None:
         # To a new user the page shows its list of templates, unless it is told which one to open.
@@ -137,7 +139,7 @@ class Ui:
         self.page.goto(f"{self.url}/system_stats")
         self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear() }")
         # To a known user the page opens a stock workflow first, and asks for the models of that one.
-        self._post("/settings", {"Comfy.TutorialCompleted": False, "Comfy.Locale": "en", **SETTINGS})
+        self._post("/settings", {"Comfy.TutorialCompleted": False, "Comfy.Locale": self._language, **SETTINGS})
 
     def show_renderer(self, vue: bool) -> None:
         """Draw nodes as HTML (Nodes 2.0) or, else, on the canvas."""
