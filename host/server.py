@@ -27,7 +27,7 @@ PACKS = {PACK: ROOT, "bld-demo": ROOT / "demo"}
 # What the example many_machines needs beside these: small nodes in the place of ComfyUI-Distributed's.
 ALL_PACKS = PACKS | {"distributed": ROOT / "tests" / "distributed"}
 FOLDERS = ("custom_nodes", "input", "output", "temp", "user", "models")
-FAILURES = re.compile(r"IMPORT FAILED|Cannot import|comfy_entrypoint|Traceback \(most|Failed to execute startup-script")
+FAILURES = re.compile(r"IMPORT FAILED|Cannot import|due to the lack of|calling comfy_entrypoint|Traceback \(most|Failed to execute startup-script")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Proxies of the environment are for the outside; the server is on this machine.
 LOCAL = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -23,6 +23,7 @@ WATCH = """() => {
         const { api } = window.comfyAPI.api
         api.addEventListener('b_preview', () => window.previews++)
         api.addEventListener('executed', ({ detail: { node, output } }) => { if (output) window.outputs[node] = output })
+        for (const end of ['success', 'error', 'interrupted']) api.addEventListener(`execution_${end}`, ({ detail }) => { window.ended = detail.prompt_id })
     }
     Object.assign(window, { previews: 0, outputs: {} })
 }"""
@@ -207,6 +208,7 @@ class Ui:
         while time.monotonic() < deadline:
             done = self._get(f"/history/{prompt_id}")
             if done:
+                self.page.wait_for_function("id => window.ended === id", arg=prompt_id)
                 self.settle()
                 record = done[prompt_id]
                 return record | {"outputs": self.page.evaluate("() => window.outputs") | record["outputs"]}

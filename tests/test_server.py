@@ -213,7 +213,7 @@ def test_packs_that_do_not_load_are_an_error_with_their_log_lines(open_server, t
         open_server(packs={"sound": write_pack(tmp_path / "sound", STUB), **packs}).__enter__()
     told = str(info.value)
     assert all(f"{name} ({folder})" in told for name, folder in packs.items()) and "sound" not in told.partition("Its log says")[0]
-    assert all(why in told for _, why in BROKEN.values())
+    assert all(why in told for _, why in BROKEN.values()), told
 
 
 def test_a_server_that_cannot_start_is_an_error_with_its_log(open_server):
