@@ -6,7 +6,8 @@ The weights are random, since neither time nor memory depends on them; the diffu
 and the CLIP is open_clip's ViT-B-16, as large as the paper's. The edit: 4 candidates of 2 steps under a mask of a quarter of a photograph,
 pruned, decoded, ranked, and the best reconstructed with decoder weights, 2 steps. So the shares of the time say little about an edit of 20
 steps; the memory is that of any number of steps. A model is in a process of its own, in bfloat16 (Flux, whose weights would take 24 GB, in float8), and is
-computed in what the host chooses for the device: float32 on a CPU.
+computed in what the host chooses for the device: float32 on a CPU. Attention is PyTorch's, as on most GPUs: what the host takes on a CPU
+fills whatever memory is free.
 
 Memory is the peak of each part beyond what was held when it began: of the GPU where there is one, else of the process. The plan of a
 reconstruction is the pack's own and is measured; the pack takes the host's estimates for drawing and decoding as they are. The ranking has none.
@@ -32,6 +33,8 @@ import folder_paths
 import open_clip
 import psutil
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
+from comfy.model_patcher import ModelPatcher
 
 from bench import _nodes, _table, pipeline, ranking
 from bench._command import benchmark, quiet
@@ -52,6 +55,13 @@ def load_clip() -> Any:
         comfy.utils.save_torch_file(open_clip.create_model(CLIP).state_dict(), str(Path(folder) / f"{CLIP}.safetensors"))
         folder_paths.add_model_folder_path(clips.FOLDER, folder)
         return OpenClipLoader.execute(f"{CLIP}.safetensors").args[0]
+
+
+def with_pytorch_attention(model: ModelPatcher) -> ModelPatcher:
+    """A clone."""
+    clone = model.clone()
+    clone.model_options["transformer_options"]["optimized_attention_override"] = lambda chosen, *inputs, **settings: attention_pytorch(*inputs, **settings)
+    return clone
 
 
 def lacking(name: str) -> str | None:
@@ -79,7 +89,7 @@ def measure(name: str, size: int) -> dict[str, Any]:
     kind = KINDS[name]
     with torch.inference_mode():
         model = diffusion_model(random_weights(shapes_of(kind), torch.bfloat16), dtype=STORED.get(name, torch.bfloat16))
-        tools = replace(_nodes.load(), model=model, vae=host_vae(vae_weights(kind.channels)), clip=load_clip())
+        tools = replace(_nodes.load(), model=with_pytorch_attention(model), vae=host_vae(vae_weights(kind.channels)), clip=load_clip())
         prompts, settings = [random_prompt(kind, seed) for seed in (0, 1)], pipeline.OURS | {"steps": STEPS, "cfg": kind.cfg}
         parts: dict[str, dict[str, float]] = {}
 
