@@ -365,6 +365,7 @@ cascade = family("comfy.ldm.cascade.stage_a", "StageA")
 hunyuan_image = family("comfy.ldm.hunyuan_video.vae", "Decoder", "PixelUnshuffle2D")
 hunyuan_video = family("comfy.ldm.hunyuan_video.vae_refiner", "Decoder", "UpSmpl")
 ldm = family(LDM, "Decoder", "Upsample")
+ltx = family("comfy.ldm.lightricks.vae.causal_video_autoencoder", "VideoVAE", "UNetMidBlock3D", "mark_conv3d_ended", "unpatchify")
 plain = family(LDM, "pytorch_attention")
 video = family(LDM, "VideoConv3d")
 taesd = family("comfy.taesd.taesd", "TAESD")
@@ -378,6 +379,16 @@ def frame_convolution(convolution: nn.Module) -> Callable[[Tensor], Tensor] | No
         return lambda h: carried.conv_carry_causal_3d([h], convolution)
     pads = isinstance(convolution, (nn.Conv2d, nn.Conv3d, video.VideoConv3d))
     return convolution if pads else None
+
+
+def all_frames(layer: nn.Module, h: Tensor, **settings: object) -> Tensor:
+    """What one of LTX's layers makes of all frames of h. It would keep the last of them for a call with more."""
+    ltx.mark_conv3d_ended(layer)
+    try:
+        return layer(h, **settings)
+    finally:
+        for part in layer.modules():
+            getattr(part, "temporal_cache_state", {}).clear()
 
 
 def use_plain_attention(module: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.ldm.audio.autoencoder
 import comfy.ldm.cascade.stage_a
 import comfy.ldm.hunyuan3d.vae
+import comfy.ldm.lightricks.vae.causal_video_autoencoder
 import comfy.ldm.models.autoencoder as autoencoders
 import comfy.ldm.wan.vae
 import comfy.ldm.wan.vae2_2
@@ -100,6 +101,21 @@ def hunyuan(module: str, regularizer: str = "DiagonalGaussianRegularizer", **siz
     )
 
 
+def ltx(**settings: object) -> nn.Module:
+    blocks = [["res_x", 1], ["compress_all", {}], ["res_x", 1], ["compress_all", {}], ["compress_time", {}], ["res_x", 1]]
+    config = {"dims": 3, "latent_channels": 128, "blocks": blocks, "norm_layer": "pixel_norm", "patch_size": 4, "latent_log_var": "uniform",
+              "encoder_base_channels": 16, "decoder_base_channels": 16}  # fmt: skip
+    module = comfy.ldm.lightricks.vae.causal_video_autoencoder.VideoVAE(config=config | settings)
+    for name, buffer in module.per_channel_statistics.named_buffers():
+        buffer.fill_(float(name == "std-of-means"))
+    return module
+
+
+def ltx_told_a_time() -> nn.Module:
+    """As newer ones are. They add noise to the latent, which is left out here so that two decodes are equal."""
+    return ltx(timestep_conditioning=True, decode_noise_scale=0.0)
+
+
 # Of each: what makes it, the latent's channels, its dimensions, and the pixels a side of a latent cell.
 KINDS = {
     "sd": (sd, 4, 2, 8),
@@ -114,7 +130,22 @@ KINDS = {
     "hunyuan image refiner": (hunyuan_image_refiner, 16, 3, 16),
     "hunyuan video": (hunyuan_video, 16, 3, 8),
     "hunyuan video 1.5": (hunyuan_video_1_5, 16, 3, 16),
+    "ltx": (ltx, 128, 3, 16),
+    "ltx told a time": (ltx_told_a_time, 128, 3, 16),
 }
+
+
+def ltx_that_adds_noise() -> nn.Module:
+    """As that of LTX 0.9.1 does between its layers, so that no two of its decodes are equal."""
+    return ltx(decoder_blocks=[["res_x", {"num_layers": 1, "inject_noise": True}], ["compress_all", {}], ["compress_all", {}], ["compress_time", {}]])
+
+
+UNTUNABLE = {"ltx 0.9.1": (ltx_that_adds_noise, 128, 3, 16)}
+
+
+def frames_to_one(kind: str) -> int:
+    """How many frames of a video are one latent frame; the first is alone."""
+    return 8 if kind.startswith("ltx") else 4
 
 
 # It draws every picture four times.
@@ -123,7 +154,7 @@ SLOW = "hunyuan image refiner"
 
 def vae_of(kind: str) -> comfy.sd.VAE:
     """A VAE object of the host around a small random model of a kind, made in inference mode as in a running workflow."""
-    make, channels, dimensions, ratio = KINDS[kind]
+    make, channels, dimensions, ratio = (KINDS | UNTUNABLE)[kind]
     vae = comfy.sd.VAE(sd={}, config={"params": {"embed_dim": 4, "ddconfig": LDM | {"z_channels": 4}}})
     torch.manual_seed(0)
     with torch.inference_mode():
@@ -140,9 +171,10 @@ def vae_of(kind: str) -> comfy.sd.VAE:
     if kind == "stage a":
         vae.process_input = vae.process_output = lambda image: image
     if dimensions == 3:
-        vae.upscale_ratio = (lambda frames: max(0, frames * 4 - 3), ratio, ratio)
-        vae.downscale_ratio = (lambda frames: (frames + 3) // 4, ratio, ratio)
-        vae.upscale_index_formula = vae.downscale_index_formula = (4, ratio, ratio)
+        times = frames_to_one(kind)
+        vae.upscale_ratio = (lambda frames: max(0, frames * times - times + 1), ratio, ratio)
+        vae.downscale_ratio = (lambda frames: (frames + times - 1) // times, ratio, ratio)
+        vae.upscale_index_formula = vae.downscale_index_formula = (times, ratio, ratio)
         vae.memory_used_decode = lambda shape, dtype: 2200 * shape[3] * shape[4] * 64 * 4
     vae.patcher = comfy.model_patcher.ModelPatcher(module, load_device=vae.device, offload_device=torch.device("cpu"))
     return vae

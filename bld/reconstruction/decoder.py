@@ -42,12 +42,14 @@ class Work:
 class Part:
     """One tile of one candidate, of a video that of a window of frames: what the tail gets, and the pixels that are wanted of it.
 
-    rows: of the candidate's pictures in the batch. past: how many frames of h come before them. near: 1 in the mask and the ring, else 0.
+    rows: of the candidate's pictures in the batch. past, future: how many frames of h come before and after them. near: 1 in the mask and
+    the ring, else 0.
     """
 
     candidate: int
     rows: slice
     past: int
+    future: int
     tile: Tile
     statistics: Statistics
     h: Tensor
@@ -84,12 +86,13 @@ def look_at(
         for tile in tiles_over((close > 0).any(0)[0], size, tail.scale, tail.needs[0]):
             h_tile = h[(..., *tile.cells)].contiguous()
             for start in range(0, frames, WINDOW):
-                rows, first = slice(start, min(start + WINDOW, frames)), max(0, start - tail.past)
+                rows = slice(start, min(start + WINDOW, frames))
+                window = slice(max(0, start - tail.past), min(rows.stop + tail.future, frames))
                 seen = (t[(rows if len(t) > 1 else slice(None), ..., *tile.pixels)].contiguous() for t in (x_hat, source, mask, close))
-                # Windows share the frames that lie before them.
-                h_seen = h_tile if frames == 1 else h_tile[:, :, first : rows.stop]
+                # Windows share the frames that lie around them.
+                h_seen, norms = (h_tile, statistics) if frames == 1 else (h_tile[:, :, window], statistics.of_frames(window))
                 place = slice(i * frames + rows.start, i * frames + rows.stop)
-                found.append(Part(i, place, start - first, tile, statistics, h_seen, *seen))
+                found.append(Part(i, place, start - window.start, window.stop - rows.stop, tile, norms, h_seen, *seen))
         pictures.append(picture)
     return torch.cat(pictures), found
 
@@ -120,7 +123,7 @@ def tune_decoder(tail: Tail, found: list[Part], settings: Settings, work: Work, 
         def drawn(part: Part) -> Tensor:
             hold(part.statistics)
             with work.autocast(part.h.device):
-                return tail.decode(part.h, part.tile.halo, work.thrifty, part.past).float()
+                return tail.decode(part.h, part.tile.halo, work.thrifty, part.past, part.future).float()
 
         def look(number: int) -> tuple[float, float, Tensor]:
             one = number % len(candidates)
@@ -150,7 +153,7 @@ def draw(tail: Tail, found: list[Part], x: Tensor, count: int, finish: Callable[
     with held(tail) as hold, torch.no_grad():
         for part in found:
             hold(part.statistics)
-            y = finish(tail.decode(part.h, part.tile.halo, past=part.past)).to(result)
+            y = finish(tail.decode(part.h, part.tile.halo, past=part.past, future=part.future)).to(result)
             place = result[(part.rows, ..., *part.tile.pixels)]
             place.copy_(torch.where(part.near > 0, y, place))
     return result

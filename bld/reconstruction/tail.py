@@ -19,20 +19,21 @@ Halo = tuple[int, int, int, int]
 class Stage:
     """One step of a decoder. grow: how many times larger it makes h. reach: the cells of its output that depend on what lies beyond a crop's edge.
 
-    past: of a video, how many earlier frames each frame of its output depends on.
+    past, future: of a video, how many earlier and later frames each frame of its output depends on.
     """
 
     run: Callable[[Tensor], Tensor]
     grow: int = 1
     reach: int = 0
     past: int = 0
+    future: int = 0
 
 
 @dataclass(frozen=True)
 class Tail:
     """stages: one after the other they lead from h, the input of the module `entrance`, to the picture (B, 3, H, W) in -1..1.
 
-    Of a video, h is (1, C, T, h, w) and the picture (T, 3, H, W): the stages keep the frames, and no frame depends on a later one.
+    Of a video, h is (1, C, T, h, w) and the picture (T, 3, H, W): the stages keep the frames.
     modules: what is tuned.
     """
 
@@ -58,14 +59,19 @@ class Tail:
         """How many earlier frames of h each frame of a video depends on."""
         return sum(stage.past for stage in self.stages)
 
-    def decode(self, h: Tensor, halo: Halo, thrifty: bool = False, past: int = 0) -> Tensor:
+    @property
+    def future(self) -> int:
+        """How many later ones."""
+        return sum(stage.future for stage in self.stages)
+
+    def decode(self, h: Tensor, halo: Halo, thrifty: bool = False, past: int = 0, future: int = 0) -> Tensor:
         """The picture of h without its halo, which is cut down to what the rest still needs after every stage.
 
         Args:
             h: (B, C, ..., h, w).
             halo: cells above, below, left and right of what is wanted: `needs[0]` of them, or as many as there are up to the frame.
             thrifty: keeps what stands between the stages only, and computes the rest again in the backward pass.
-            past: frames before what is wanted of a video: `past` of the tail, or as many as there are.
+            past, future: frames before and after what is wanted of a video: as many as the tail's, or as there are.
         """
         for stage, need in zip(self.stages, self.needs[1:], strict=True):
             h = checkpoint(stage.run, h, use_reentrant=False) if thrifty else stage.run(h)
@@ -73,14 +79,18 @@ class Tail:
             halo = [min(cells, need) for cells in grown]
             top, bottom, left, right = (cells - kept for cells, kept in zip(grown, halo, strict=True))
             h = h[..., top : h.shape[-2] - bottom, left : h.shape[-1] - right]
-        return h[past:]
+        return h[past : len(h) - future]
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one picture: the mean and the reciprocal of the deviation of each group, of each norm of a tail."""
+    """Of one picture: the mean and the reciprocal of the deviation of each group, of each norm of a tail: (groups,), of a video (groups, T)."""
 
     moments: tuple[tuple[Tensor, Tensor], ...]
+
+    def of_frames(self, frames: slice) -> Statistics:
+        """Of some frames of a video."""
+        return Statistics(tuple((mean[:, frames], reciprocal[:, frames]) for mean, reciprocal in self.moments))
 
 
 def norms_of(modules: nn.Module) -> list[nn.GroupNorm]:
@@ -91,13 +101,17 @@ def norms_of(modules: nn.Module) -> list[nn.GroupNorm]:
 def enter(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> tuple[Tensor, Tensor, Statistics]:
     """Decodes one latent: the picture, h, and the statistics of the tail's norms, which see the whole of z.
 
-    A video's decoder calls the tail with a few frames at a time and keeps the last ones of each layer for the next call. h has them all.
+    A video's decoder calls the tail with a few frames at a time and keeps the last ones of each layer for the next call. h has them all,
+    and each has the statistics of those that it was with.
     """
-    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
     entered: list[Tensor] = []
 
     def look(norm: nn.GroupNorm, arguments: tuple[Tensor, ...]) -> None:
-        seen[id(norm)] = moments_of(norm, arguments[0])
+        moments = moments_of(norm, arguments[0])
+        if is_video(z):
+            moments = tuple(one[:, None].expand(-1, arguments[0].shape[2]) for one in moments)
+        seen.setdefault(id(norm), []).append(moments)
 
     hooks = [tail.entrance.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0].detach()))]
     hooks += [norm.register_forward_pre_hook(look) for norm in norms_of(tail.modules)]
@@ -107,7 +121,8 @@ def enter(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor) -> tuple[Te
     finally:
         for hook in hooks:
             hook.remove()
-    return picture, torch.cat(entered, 2) if is_video(z) else entered[0], Statistics(tuple(seen[id(norm)] for norm in norms_of(tail.modules)))
+    moments = (tuple(torch.cat(parts, -1) for parts in zip(*seen[id(norm)], strict=True)) for norm in norms_of(tail.modules))
+    return picture, torch.cat(entered, 2) if is_video(z) else entered[0], Statistics(tuple(moments))
 
 
 class Reached(Exception):
@@ -156,14 +171,17 @@ def settle(decode: Callable[[Tensor], Tensor], tail: Tail, z: Tensor, statistics
     """Changes the tail's norms so that the whole decoder draws z as the tail did with these statistics held.
 
     Tuned weights give the norms other statistics than the first weights did. Each norm's gain and offset take that back,
-    one after the other, in one decode of z.
+    one after the other, in one decode of z. Of a video they do for the first frames that the decoder draws together.
     """
     given = {id(norm): moments for norm, moments in zip(norms_of(tail.modules), statistics.moments, strict=True)}
     if not given:
         return
 
     def correct(norm: nn.GroupNorm, arguments: tuple[Tensor, ...]) -> None:
-        (mean, reciprocal), (live, live_reciprocal) = given[id(norm)], moments_of(norm, arguments[0])
+        if id(norm) not in given:
+            return
+        mean, reciprocal = (one[:, 0] if one.ndim > 1 else one for one in given.pop(id(norm)))
+        live, live_reciprocal = moments_of(norm, arguments[0])
         size = norm.num_channels // norm.num_groups
         norm.bias.add_(norm.weight * (reciprocal * (live - mean)).repeat_interleave(size))
         norm.weight.mul_((reciprocal / live_reciprocal).repeat_interleave(size))
@@ -184,12 +202,16 @@ def moments_of(norm: nn.GroupNorm, h: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise(norm: nn.GroupNorm, mean: Tensor, reciprocal: Tensor, h: Tensor) -> Tensor:
-    """A group norm with given statistics: (B, C, ..., H, W) -> (B, C, ..., H, W)."""
+    """A group norm with given statistics, (groups,) or for each frame (groups, T): (B, C, ..., H, W) -> (B, C, ..., H, W)."""
+
+    def beside_h(t: Tensor) -> Tensor:
+        return t.reshape(*t.shape, *[1] * (h.ndim - 1 - t.ndim))
+
     size = norm.num_channels // norm.num_groups
-    gain = norm.weight * reciprocal.repeat_interleave(size)
-    offset = norm.bias - mean.repeat_interleave(size) * gain
-    gain, offset = (t.to(h).view(-1, *[1] * (h.ndim - 2)) for t in (gain, offset))
-    return torch.addcmul(offset, h, gain)
+    mean, reciprocal = (beside_h(t.repeat_interleave(size, 0)) for t in (mean, reciprocal))
+    gain = beside_h(norm.weight) * reciprocal
+    offset = beside_h(norm.bias) - mean * gain
+    return torch.addcmul(offset.to(h), h, gain.to(h))
 
 
 def is_video(z: Tensor) -> bool:

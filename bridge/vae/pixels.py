@@ -42,7 +42,8 @@ def with_channels_of(vae: comfy.sd.VAE, pixels: Tensor) -> Tensor:
 def decode_of(vae: comfy.sd.VAE) -> Callable[[Tensor], Tensor]:
     """The decoder as bld calls it: (B, C, ..., h, w) -> (B, 3, H, W) in -1..1, of one video its frames."""
     in_range = (lambda y: y) if vae.process_input(torch.zeros(1)) < 0 else signed
-    return lambda z: in_range((frames_of if is_video(z) else picture_of)(vae.first_stage_model.decode(z)))
+    # LTX's decoder puts its frames where ComfyUI keeps pictures.
+    return lambda z: in_range((frames_of if is_video(z) else picture_of)(vae.first_stage_model.decode(z)).to(z.device))
 
 
 def latents_of(vae: comfy.sd.VAE, pictures: Tensor, frames: int = 1) -> Tensor:

@@ -222,7 +222,7 @@ def measured(
     whole, thrifty = Work(0, False, dtype), Work(0, True, dtype)
     frames, stored = len(picture), inputs[-1].nbytes
     # A step looks at a window of a video.
-    inputs = [h if frames == 1 else h[:, :, : WINDOW + tail.past].contiguous() for h in inputs]
+    inputs = [h if frames == 1 else h[:, :, : WINDOW + tail.past + tail.future].contiguous() for h in inputs]
     stages = list(zip(*(stage_bytes(tail, h, thrifty, trained(h)) for h in inputs), strict=True))
     between = sum(line(pixels, [kept for kept, _ in stage]).pixel for stage in stages)
     return Costs(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import comfy.sd
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from ...bld.reconstruction.tail import Stage, Tail, frames_of, is_video, picture_of
-from ..comfy_internals import autoencoder, cascade, frame_convolution, hunyuan_image, hunyuan_video, ldm, taesd, wan, wan22
+from ...bld.reconstruction.tail import Stage, Tail, frames_of, is_video, norms_of, picture_of
+from ..comfy_internals import all_frames, autoencoder, carried, cascade, frame_convolution, hunyuan_image, hunyuan_video, ldm, ltx, taesd, wan, wan22
 from .pixels import signed
 
 # How often the tuned stages of pictures double the size.
@@ -29,7 +30,7 @@ def tail_of(vae: comfy.sd.VAE, z: Tensor | None = None) -> Tail:
     if tail is None:
         raise ValueError(
             f"vae is a {type(module).__name__}, whose decoder can't be tuned: use method paste, colour fit, poisson or auto, "
-            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, Stable Cascade, HunyuanImage, HunyuanVideo)."
+            "or an image VAE (SD, SDXL, SD3, Flux, TAESD, Qwen-Image, Wan, Stable Cascade, HunyuanImage, HunyuanVideo, LTX)."
         )
     return tail
 
@@ -41,10 +42,14 @@ def video_tail(module: nn.Module, z: Tensor) -> Tail:
         tail = sequence_tail([*module.decoder.upsamples, *module.decoder.head], frames_of, levels=1)
     elif isinstance(module, wan22.WanVAE):
         tail = wan22_tail(module, frames_of)
+    elif isinstance(module, autoencoder.AutoencodingEngine):
+        tail = hunyuan_video_tail(module)
+    elif isinstance(module, ltx.VideoVAE):
+        tail = ltx_tail(module, frames_of)
     if tail is None or any(getattr(part, "mode", "") == "upsample3d" for part in tail.modules.modules()):
         raise ValueError(
             f"vae is a {type(module).__name__}, whose decoder can't be tuned for videos, and samples has {z.shape[2]} latent frames: use method paste, "
-            "colour fit, poisson or auto, or a VAE of Wan or Qwen-Image."
+            "colour fit, poisson or auto, or a VAE of Wan, Qwen-Image, HunyuanVideo or LTX."
         )
     return tail
 
@@ -52,16 +57,76 @@ def video_tail(module: nn.Module, z: Tensor) -> Tail:
 def ldm_tail(module: nn.Module) -> Tail | None:
     """For the decoders of SD, SDXL, SD3, Flux and HunyuanImage, and for one frame of HunyuanVideo's."""
     decoder = module.decoder
-    if type(decoder) not in (ldm.Decoder, hunyuan_image.Decoder, hunyuan_video.Decoder):
+    return tail_of_levels(decoder, levels_of(decoder)[-LEVELS - 1 :], picture_of) if type(decoder) in LDM else None
+
+
+def hunyuan_video_tail(module: nn.Module) -> Tail | None:
+    """For the decoders of HunyuanVideo and HunyuanVideo 1.5."""
+    decoder = module.decoder
+    if type(decoder) not in LDM or not isinstance(decoder.conv_out, carried.CarriedConv3d):
         return None
-    # The oldest decoder numbers its levels from the picture on.
-    levels = list(reversed(decoder.up) if isinstance(decoder, ldm.Decoder) else decoder.up)[-LEVELS - 1 :]
+    levels = levels_of(decoder)
+    adding = [i for i, level in enumerate(levels) if adds_frames(getattr(level, "upsample", None))]
+    return tail_of_levels(decoder, levels[max([len(levels) - 2, *(i + 1 for i in adding)]) :], frames_of)
+
+
+def levels_of(decoder: nn.Module) -> list[nn.Module]:
+    """From the latent to the picture. The oldest decoder numbers them from the picture on."""
+    return list(reversed(decoder.up) if isinstance(decoder, ldm.Decoder) else decoder.up)
+
+
+def adds_frames(upsample: nn.Module | None) -> bool:
+    """Whether what ends a level of a video's decoder makes more frames, too."""
+    return getattr(upsample, "tus", False) or isinstance(getattr(upsample, "scale_factor", None), float)
+
+
+def tail_of_levels(decoder: nn.Module, levels: list[nn.Module], finish: Callable[[Tensor], Tensor]) -> Tail | None:
+    """The last levels of a decoder and what follows them, if no attention is in them and this ComfyUI tells how the last layer pads."""
     convolve = frame_convolution(decoder.conv_out)
     if convolve is None or any(len(getattr(level, "attn", [])) > 0 for level in levels):
         return None
     layers = [layer for level in levels for layer in [*level.block, getattr(level, "upsample", None)] if layer is not None]
-    last = Stage(lambda h: picture_of(convolve(functional.silu(decoder.norm_out(h)))), reach=reach_of(decoder.conv_out))
-    return Tail(layers[0], (*map(stage_of, layers), last), nn.ModuleList([*layers, decoder.norm_out, decoder.conv_out]))
+    conv_out = decoder.conv_out
+    last = Stage(lambda h: finish(convolve(functional.silu(decoder.norm_out(h)))), reach=reach_of(conv_out), past=past_of(conv_out))
+    return Tail(layers[0], (*map(stage_of, layers), last), nn.ModuleList([*layers, decoder.norm_out, conv_out]))
+
+
+def ltx_tail(module: nn.Module, finish: Callable[[Tensor], Tensor] = picture_of) -> Tail | None:
+    """For the video VAE of LTX: its last block, which looks into the past and the future alike. Each cell of it becomes a patch of pixels."""
+    decoder = module.decoder
+    block, side = decoder.up_blocks[-1], decoder.patch_size
+    layers = [*getattr(block, "res_blocks", []), decoder.conv_out]
+    # A block that adds noise draws other noise at each call.
+    if not isinstance(block, ltx.UNetMidBlock3D) or norms_of(nn.ModuleList(layers)) or any(getattr(layer, "inject_noise", False) for layer in layers):
+        return None
+
+    def level(h: Tensor) -> Tensor:
+        return (module.decode_timestep * decoder.timestep_scale_multiplier).to(h).flatten()
+
+    def embedded(embedder: nn.Module, h: Tensor, parts: int) -> Tensor:
+        found = embedder(timestep=level(h), resolution=None, aspect_ratio=None, batch_size=1, hidden_dtype=h.dtype)
+        return found.view(1, parts, -1, 1, 1, 1)
+
+    def residual(layer: nn.Module, h: Tensor) -> Tensor:
+        told = embedded(block.time_embedder, h, 1)[:, 0] if module.timestep_conditioning else None
+        return all_frames(layer, h, causal=decoder.causal, timestep=told)
+
+    def last(h: Tensor) -> Tensor:
+        h = decoder.conv_norm_out(h)
+        if module.timestep_conditioning:
+            table = decoder.last_scale_shift_table[None, ..., None, None, None].to(h)
+            shift, scale = (table + embedded(decoder.last_time_embedder, h, 2)).unbind(1)
+            h = h * (1 + scale) + shift
+        y = all_frames(decoder.conv_out, decoder.conv_act(h), causal=decoder.causal)
+        return finish(ltx.unpatchify(y, patch_size_hw=side))
+
+    def stage(layer: nn.Module, run: Callable[[Tensor], Tensor], grow: int = 1) -> Stage:
+        both = past_of(layer)
+        future = 0 if decoder.causal else both // 2
+        return Stage(run, grow, grow * reach_of(layer), both - future, future)
+
+    stages = (*(stage(layer, partial(residual, layer)) for layer in layers[:-1]), stage(decoder.conv_out, last, side))
+    return Tail(block, stages, nn.ModuleList(layers))
 
 
 def stage_a_tail(module: nn.Module) -> Tail:
@@ -115,9 +180,12 @@ def reach_of(layer: nn.Module) -> int:
 # What doubles the size; of these, what convolves first and then spreads the channels over the new cells.
 DOUBLING = (ldm.Upsample, nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle, wan.Resample, hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
 SHUFFLING = (hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
+# The decoders that are levels of blocks, each with what doubles the size at its end.
+LDM = ldm.Decoder, hunyuan_image.Decoder, hunyuan_video.Decoder
 TAILS: dict[type, Callable[[nn.Module], Tail | None]] = {
     autoencoder.AutoencodingEngine: ldm_tail,
     cascade.StageA: stage_a_tail,
+    ltx.VideoVAE: ltx_tail,
     taesd.TAESD: taesd_tail,
     wan.WanVAE: wan_tail,
     wan22.WanVAE: wan22_tail,
