@@ -27,6 +27,7 @@ FAMILIES = [
     ("comfy.ldm.cascade.stage_a", "StageA", {"stage a"}),
     ("comfy.ldm.hunyuan_video.vae", "PixelUnshuffle2D", {"hunyuan image"}),
     ("comfy.ldm.hunyuan_video.vae_refiner", "UpSmpl", REFINERS),
+    ("comfy.ldm.lightricks.vae.causal_video_autoencoder", "mark_conv3d_ended", {"ltx", "ltx told a time"}),
     ("comfy.ldm.wan.vae", "WanVAE", {"wan"}),
     ("comfy.ldm.wan.vae", "", {"wan"}),
     ("comfy.ldm.wan.vae2_2", "WanVAE", {"wan 2.2"}),

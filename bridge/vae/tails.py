@@ -36,7 +36,7 @@ def tail_of(vae: comfy.sd.VAE, z: Tensor | None = None) -> Tail:
 
 
 def video_tail(module: nn.Module, z: Tensor) -> Tail:
-    """See `tail_of`. Raises ValueError where the decoder's last stages mix frames in another way than by causal convolutions."""
+    """See `tail_of`. Raises ValueError for a decoder whose last stages don't draw a window of frames as they draw it among all."""
     tail = None
     if isinstance(module, wan.WanVAE):
         tail = sequence_tail([*module.decoder.upsamples, *module.decoder.head], frames_of, levels=1)
@@ -92,41 +92,46 @@ def tail_of_levels(decoder: nn.Module, levels: list[nn.Module], finish: Callable
 
 
 def ltx_tail(module: nn.Module, finish: Callable[[Tensor], Tensor] = picture_of) -> Tail | None:
-    """For the video VAE of LTX: its last block, which looks into the past and the future alike. Each cell of it becomes a patch of pixels."""
+    """For the video VAE of LTX: its last block, which looks into the past and the future alike, and what makes a patch of pixels of each cell."""
     decoder = module.decoder
-    block, side = decoder.up_blocks[-1], decoder.patch_size
-    layers = [*getattr(block, "res_blocks", []), decoder.conv_out]
+    block, out = decoder.up_blocks[-1], decoder.conv_out
+    layers = [*getattr(block, "res_blocks", []), out]
     # A block that adds noise draws other noise at each call.
-    if not isinstance(block, ltx.UNetMidBlock3D) or norms_of(nn.ModuleList(layers)) or any(getattr(layer, "inject_noise", False) for layer in layers):
+    noisy = any(getattr(layer, "inject_noise", False) for layer in layers)
+    if decoder.causal or noisy or not isinstance(block, ltx.UNetMidBlock3D) or norms_of(nn.ModuleList(layers)):
         return None
+    stages = [looking_ahead(layer, partial(ltx_residual, module, layer)) for layer in layers[:-1]]
+    last = looking_ahead(out, lambda h: finish(ltx_last(module, h)), decoder.patch_size)
+    return Tail(block, (*stages, last), nn.ModuleList(layers))
 
-    def level(h: Tensor) -> Tensor:
-        return (module.decode_timestep * decoder.timestep_scale_multiplier).to(h).flatten()
 
-    def embedded(embedder: nn.Module, h: Tensor, parts: int) -> Tensor:
-        found = embedder(timestep=level(h), resolution=None, aspect_ratio=None, batch_size=1, hidden_dtype=h.dtype)
-        return found.view(1, parts, -1, 1, 1, 1)
+def looking_ahead(layer: nn.Module, run: Callable[[Tensor], Tensor], grow: int = 1) -> Stage:
+    """A stage whose convolutions see as many later frames as earlier ones."""
+    each_way = past_of(layer) // 2
+    return Stage(run, grow, grow * reach_of(layer), each_way, each_way)
 
-    def residual(layer: nn.Module, h: Tensor) -> Tensor:
-        told = embedded(block.time_embedder, h, 1)[:, 0] if module.timestep_conditioning else None
-        return all_frames(layer, h, causal=decoder.causal, timestep=told)
 
-    def last(h: Tensor) -> Tensor:
-        h = decoder.conv_norm_out(h)
-        if module.timestep_conditioning:
-            table = decoder.last_scale_shift_table[None, ..., None, None, None].to(h)
-            shift, scale = (table + embedded(decoder.last_time_embedder, h, 2)).unbind(1)
-            h = h * (1 + scale) + shift
-        y = all_frames(decoder.conv_out, decoder.conv_act(h), causal=decoder.causal)
-        return finish(ltx.unpatchify(y, patch_size_hw=side))
+def ltx_residual(module: nn.Module, layer: nn.Module, h: Tensor) -> Tensor:
+    """One layer of the last block of LTX's decoder."""
+    time = embedded_time(module, module.decoder.up_blocks[-1].time_embedder, h)[:, 0] if module.timestep_conditioning else None
+    return all_frames(layer, h, causal=False, timestep=time)
 
-    def stage(layer: nn.Module, run: Callable[[Tensor], Tensor], grow: int = 1) -> Stage:
-        both = past_of(layer)
-        future = 0 if decoder.causal else both // 2
-        return Stage(run, grow, grow * reach_of(layer), both - future, future)
 
-    stages = (*(stage(layer, partial(residual, layer)) for layer in layers[:-1]), stage(decoder.conv_out, last, side))
-    return Tail(block, stages, nn.ModuleList(layers))
+def ltx_last(module: nn.Module, h: Tensor) -> Tensor:
+    """What follows the last block of LTX's decoder."""
+    decoder = module.decoder
+    h = decoder.conv_norm_out(h)
+    if module.timestep_conditioning:
+        table = decoder.last_scale_shift_table[None, ..., None, None, None].to(h)
+        shift, scale = (table + embedded_time(module, decoder.last_time_embedder, h, 2)).unbind(1)
+        h = h * (1 + scale) + shift
+    return ltx.unpatchify(all_frames(decoder.conv_out, decoder.conv_act(h), causal=False), patch_size_hw=decoder.patch_size)
+
+
+def embedded_time(module: nn.Module, embedder: nn.Module, h: Tensor, parts: int = 1) -> Tensor:
+    """The noise level that LTX's decoder is told, as one of its embedders says it: (1, parts, C, 1, 1, 1)."""
+    level = (module.decode_timestep * module.decoder.timestep_scale_multiplier).to(h).flatten()
+    return embedder(timestep=level, resolution=None, aspect_ratio=None, batch_size=1, hidden_dtype=h.dtype).view(1, parts, -1, 1, 1, 1)
 
 
 def stage_a_tail(module: nn.Module) -> Tail:
