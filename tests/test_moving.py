@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from moving import Moving, moving
 from test_decoder_tails import KINDS, frames_to_one, vae_of
 from torch import Tensor
 
+from bench._moving import Moving, moving
 from blended_latent_diffusion.bld.edges import Region
 from blended_latent_diffusion.bld.metrics import flicker, seam
 from blended_latent_diffusion.bld.reconstruction import IN_PIXELS, colour_fit, decoder, draw, look_at, paste, poisson

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from demo.small import data
+
 
 @dataclass(frozen=True)
 class Moving:
@@ -21,8 +23,6 @@ class Moving:
 
 def moving(vae: Any, frames: int, index: int = 0, light: float = 0.3, grain: float = 0.01, radius: int = 28) -> Moving:
     """An edit of scene `index`, whose light falls by `light` and comes back. grain: of each frame, beside that of the scene. radius: of the mask."""
-    from demo.small import data
-
     scene = data.plan("test", index)
     one = data.alone("test", index, index % len(data.KINDS), scene.background).items[0]
     other = data.alone("test", index, (index + 7) % len(data.KINDS), scene.background).items[0]
