@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTENT = {".comfyignore", ".gitignore", "ARCHITECTURE.md", "LICENSE", "README.md", "SECURITY.md", "__init__.py", "bld", "bridge", "docs",
            "example_workflows", "js", "locales", "nodes", "pyproject.toml", "requirements.txt", "subgraphs"}
 # The kinds of files in its folders.
-KINDS = re.compile(r"""(bld|bridge|nodes)/.+\.py | docs/[^/]+\.md | docs/images/[^/]+\.(jpg|png|svg) | example_workflows/[^/]+\.(jpg|json)
+KINDS = re.compile(r"""(bld|bridge|nodes)/.+\.py | docs/[^/]+\.md | docs/images/[^/]+\.(jpg|png|svg|webp) | example_workflows/[^/]+\.(jpg|json)
     | js/(lib/)?[^/]+\.(css|js) | js/docs/[^/]+\.md | js/docs/images/[^/]+\.(jpg|png) | locales/\w+/nodeDefs\.json | subgraphs/[^/]+\.json""", re.VERBOSE)
 # With which code reaches the network, the environment, other programs, or code in data.
 FORBIDDEN = re.compile(r"""((subprocess|_posixsubprocess|multiprocessing|pty|ctypes|_ctypes|cffi|socket|_socket|socketserver|ssl|urllib|urllib3|http|httpx
