@@ -1,4 +1,4 @@
-"""Which VAEs can be tuned, and how their decoders end. To make another class tunable, add a function here and a row to TAILS."""
+"""Which VAEs can be tuned, and how their decoders end. To make another class tunable, add a function here and a row to TAILS or VIDEO_TAILS."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .pixels import signed
 
 # How often the tuned stages of pictures double the size.
 LEVELS = 2
+Maker = Callable[[nn.Module], Tail | None]
 
 
 def tail_of(vae: comfy.sd.VAE, z: Tensor | None = None) -> Tail:
@@ -25,8 +26,7 @@ def tail_of(vae: comfy.sd.VAE, z: Tensor | None = None) -> Tail:
     module = vae.first_stage_model
     if z is not None and is_video(z):
         return video_tail(module, z)
-    make = next((make for kind, make in TAILS.items() if isinstance(module, kind)), None)
-    tail = make(module) if make is not None and vae.output_channels >= 3 else None
+    tail = made_by(TAILS, module) if vae.output_channels >= 3 else None
     if tail is None:
         raise ValueError(
             f"vae is a {type(module).__name__}, whose decoder can't be tuned: use method paste, colour fit, poisson or auto, "
@@ -37,21 +37,18 @@ def tail_of(vae: comfy.sd.VAE, z: Tensor | None = None) -> Tail:
 
 def video_tail(module: nn.Module, z: Tensor) -> Tail:
     """See `tail_of`. Raises ValueError for a decoder whose last stages don't draw a window of frames as they draw it among all."""
-    tail = None
-    if isinstance(module, wan.WanVAE):
-        tail = sequence_tail([*module.decoder.upsamples, *module.decoder.head], frames_of, levels=1)
-    elif isinstance(module, wan22.WanVAE):
-        tail = wan22_tail(module, frames_of)
-    elif isinstance(module, autoencoder.AutoencodingEngine):
-        tail = hunyuan_video_tail(module)
-    elif isinstance(module, ltx.VideoVAE):
-        tail = ltx_tail(module, frames_of)
+    tail = made_by(VIDEO_TAILS, module)
     if tail is None or any(getattr(part, "mode", "") == "upsample3d" for part in tail.modules.modules()):
         raise ValueError(
             f"vae is a {type(module).__name__}, whose decoder can't be tuned for videos, and samples has {z.shape[2]} latent frames: use method paste, "
             "colour fit, poisson or auto, or a VAE of Wan, Qwen-Image, HunyuanVideo or LTX."
         )
     return tail
+
+
+def made_by(tails: dict[type, Maker], module: nn.Module) -> Tail | None:
+    """What the row of a VAE's class makes, if it has one."""
+    return next((make(module) for kind, make in tails.items() if isinstance(module, kind)), None)
 
 
 def ldm_tail(module: nn.Module) -> Tail | None:
@@ -144,9 +141,9 @@ def taesd_tail(module: nn.Module) -> Tail:
     return sequence_tail(list(module.taesd_decoder), signed)
 
 
-def wan_tail(module: nn.Module) -> Tail:
-    """For the video VAE of Qwen-Image and Wan 2.1, with one frame."""
-    return sequence_tail([*module.decoder.upsamples, *module.decoder.head], picture_of)
+def wan_tail(module: nn.Module, finish: Callable[[Tensor], Tensor] = picture_of, levels: int = LEVELS) -> Tail:
+    """For the video VAE of Qwen-Image and Wan 2.1. levels: 1 for a video, since the doubling before the last adds frames."""
+    return sequence_tail([*module.decoder.upsamples, *module.decoder.head], finish, levels)
 
 
 def wan22_tail(module: nn.Module, finish: Callable[[Tensor], Tensor] = picture_of) -> Tail:
@@ -187,13 +184,19 @@ DOUBLING = (ldm.Upsample, nn.Upsample, nn.ConvTranspose2d, nn.PixelShuffle, wan.
 SHUFFLING = (hunyuan_image.PixelUnshuffle2D, hunyuan_video.UpSmpl)
 # The decoders that are levels of blocks, each with what doubles the size at its end.
 LDM = ldm.Decoder, hunyuan_image.Decoder, hunyuan_video.Decoder
-TAILS: dict[type, Callable[[nn.Module], Tail | None]] = {
+TAILS: dict[type, Maker] = {
     autoencoder.AutoencodingEngine: ldm_tail,
     cascade.StageA: stage_a_tail,
     ltx.VideoVAE: ltx_tail,
     taesd.TAESD: taesd_tail,
     wan.WanVAE: wan_tail,
     wan22.WanVAE: wan22_tail,
+}
+VIDEO_TAILS: dict[type, Maker] = {
+    autoencoder.AutoencodingEngine: hunyuan_video_tail,
+    ltx.VideoVAE: partial(ltx_tail, finish=frames_of),
+    wan.WanVAE: partial(wan_tail, finish=frames_of, levels=1),
+    wan22.WanVAE: partial(wan22_tail, finish=frames_of),
 }
 
 
