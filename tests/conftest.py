@@ -60,9 +60,15 @@ def skip_without(what: str) -> NoReturn:
     from comfyui_version import __version__
 
     from host.provision import PINNED
-    if __version__ == PINNED.version:
-        pytest.fail(f"the pinned ComfyUI has no {what}")
+    if not is_older(__version__, PINNED.version):
+        pytest.fail(f"ComfyUI {__version__} is not older than the pinned one and has no {what}")
     pytest.skip(f"ComfyUI {__version__} has no {what}")
+
+
+def is_older(version: str, than: str) -> bool:
+    """Of two versions of whole numbers."""
+    first, second = (tuple(map(int, text.split("."))) for text in (version, than))
+    return first < second
 
 
 def needs_math(client: Any) -> None:

@@ -17,8 +17,10 @@ from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from conftest import Edit
 
-# The device is asked for a number, and the program waits for it.
-WAITS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero"}
+# The device is asked for numbers, and the program waits for them. In inference mode float(x) is seen as item.
+WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero", "aten::masked_select"}
+# The same without an operation that a CPU would show.
+FETCHES = ("cpu", "tolist", "numpy")
 STEPS, SETTINGS = 6, (6, 4.0, "euler", "normal")
 
 
@@ -31,9 +33,22 @@ class Operations(TorchDispatchMode):
         self.counting = False
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        if self.counting:
-            self.calls[-1].append(operation.name().split(".")[0])
+        name = operation.name().split(".")[0]
+        if name == "aten::index" and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            name = "aten::nonzero"  # where the mask is on must be known first
+        self.note(name)
         return operation(*args, **(kwargs or {}))
+
+    def note(self, name: str) -> None:
+        if self.counting:
+            self.calls[-1].append(name)
+
+    def fetching(self, fetch: Callable) -> Callable:
+        def noted(*args, **kwargs):
+            self.note("aten::item")
+            return fetch(*args, **kwargs)
+
+        return noted
 
     def of_call(self, function: Callable) -> Callable:
         def counted(*args, **kwargs):
@@ -60,6 +75,8 @@ def operations(edit: Edit, monkeypatch, run: Callable[..., object], model=None) 
     counted.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, "count", seen.not_of)
     euler = k_diffusion.sample_euler
     with monkeypatch.context() as patched, torch.inference_mode(), seen:
+        for name in FETCHES:
+            patched.setattr(torch.Tensor, name, seen.fetching(getattr(torch.Tensor, name)))
         patched.setattr(k_diffusion, "sample_euler", lambda model, *args, **kwargs: euler(seen.of_call(model), *args, **kwargs))
         run(counted)
     assert len(seen.calls) == STEPS and min(map(len, seen.calls)) > 5
@@ -98,3 +115,15 @@ def test_a_patched_model_adds_no_more_to_the_hosts_ksampler(edit, monkeypatch, l
     for theirs, call in zip(host, operations(edit, monkeypatch, by_the_host(edit, latent), patched), strict=True):
         assert len(call) - len(theirs) <= 10, call
         assert WAITS.isdisjoint(call)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda x: float(x.sum()), lambda x: bool((x > 0).any()), lambda x: x[x > 0], lambda x: x.cpu(), lambda x: x.sum().tolist(), lambda x: torch.equal(x, x)],
+    ids=["float", "bool", "index", "cpu", "tolist", "equal"],
+)
+def test_what_waits_is_seen(edit, monkeypatch, latent, ask):
+    waiting = edit.model.clone()
+    waiting.set_model_denoise_mask_function(lambda sigma, mask, extra_options: (ask(mask), mask)[1])
+    for call in operations(edit, monkeypatch, by_the_host(edit, latent), waiting):
+        assert not WAITS.isdisjoint(call), call

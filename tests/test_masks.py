@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import comfy.sd
@@ -17,6 +18,7 @@ from PIL import Image
 
 from bench import strokes
 from blended_latent_diffusion.bld import masks
+from conftest import Edit
 
 SIZES = [((64, 64), (8, 8)), ((96, 160), (6, 10)), ((100, 70), (12, 8)), ((61, 33), (7, 5))]
 
@@ -155,18 +157,18 @@ def test_dropped_counts_pixels_and_strokes_that_nearest_loses():
     assert masks.dropped(mask, masks.resize(mask, (8, 8), "nearest")) == (64 + 4, 1)
 
 
-def encoder(ratio: int) -> comfy.sd.VAE:
-    """A VAE of the host with all that its cropping looks at, and no weights."""
-    vae = comfy.sd.VAE.__new__(comfy.sd.VAE)
-    vae.crop_input, vae.downscale_ratio, vae.output_channels = True, ratio, 1
+def encoder(edit: Edit, ratio: int) -> comfy.sd.VAE:
+    """The small model's VAE, as if a latent pixel had another size, and for a picture of one channel."""
+    vae = copy.copy(edit.vae)
+    vae.downscale_ratio, vae.output_channels = ratio, 1
     return vae
 
 
 @pytest.mark.parametrize("ratio", [4, 8, 16, 32])
 @pytest.mark.parametrize("height, width", [(517, 517), (512, 519), (100, 70), (129, 255), (384, 512)])
-def test_a_mask_of_the_pictures_size_is_cropped_as_the_host_crops_the_picture(height, width, ratio):
+def test_a_mask_of_the_pictures_size_is_cropped_as_the_host_crops_the_picture(edit, height, width, ratio):
     mask = torch.rand(2, height, width, generator=torch.Generator().manual_seed(5))
-    expected = encoder(ratio).vae_encode_crop_pixels(mask[..., None])[..., 0]
+    expected = encoder(edit, ratio).vae_encode_crop_pixels(mask[..., None])[..., 0]
     size = (height // ratio, width // ratio)
     assert torch.equal(masks.as_encoded(mask, size), expected)
     assert torch.equal(masks.to_latent(mask, size, "bilinear"), masks.resize(expected, size, "bilinear"))

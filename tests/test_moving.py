@@ -204,7 +204,7 @@ def test_thin_edits_of_a_video_are_kept(video):
 @pytest.mark.parametrize("kind", TUNABLE)
 def test_windows_and_tiles_draw_what_the_hosts_decoder_draws_frame_after_frame(kind, monkeypatch):
     """The host decodes a few frames at a time and carries what its convolutions need; a window gets as much past and future as it must see, and no more."""
-    monkeypatch.setattr(decoder, "WINDOW", 3)
+    monkeypatch.setattr(decoder, "WINDOW", 3)  # so that few frames are several windows
     side, vae = 32 // KINDS[kind][3], vae_of(kind)
     z = torch.randn(1, KINDS[kind][1], 7, side, side, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -229,7 +229,7 @@ def test_windows_and_tiles_draw_what_the_hosts_decoder_draws_frame_after_frame(k
 @pytest.mark.parametrize("kind", TUNABLE)
 def test_a_videos_decoder_learns_the_surroundings_and_yours_stays(kind, monkeypatch):
     """The copy draws them more like the source in the host's own decode, too. The latent is the source's outside the mask, as a blended edit's is."""
-    monkeypatch.setattr(plan, "PROBES", (2, 4))
+    monkeypatch.setattr(plan, "PROBES", (2, 4))  # a fit of these few cells is measured on fewer
     vae, random, side = vae_of(kind), torch.Generator().manual_seed(0), 4 * KINDS[kind][3]
     frames = 1 + frames_to_one(kind)
     image, mask = torch.rand(frames, side, side, 3, generator=random), torch.zeros(frames, side, side)

@@ -117,6 +117,7 @@ def tag(monkeypatch) -> str:
     """A pretrained model that open_clip knows, whose weights are on the Hub."""
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "bld-tiny", {"ours": open_clip.pretrained._pcfg(hf_hub="them/tiny/", **OURS)})
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "bld-tiny", TINY)
+    # The list is read from a copy of open_clip's table, which lacks what is added here.
     known = [*clips.tags(), "bld-tiny ours"]
     monkeypatch.setattr(clips, "tags", lambda: known)
     return known[-1]
@@ -375,6 +376,7 @@ def test_half_precision_where_the_host_likes_it(folder, monkeypatch, config, dty
     put_words(folder)
     put(folder, "mine.safetensors", config, model_of(clips.with_local_files(clips.Recipe("", None, config, {}, {}))).state_dict())
     full = scores_of(load("mine.safetensors"))
+    # The host says no for a CPU.
     monkeypatch.setattr(comfy.model_management, "should_use_fp16", lambda *_, **__: dtype == torch.float16)
     monkeypatch.setattr(comfy.model_management, "should_use_bf16", lambda *_, **__: dtype == torch.bfloat16)
     clip = load("mine.safetensors")

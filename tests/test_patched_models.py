@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -36,10 +36,9 @@ def host_node(module: str, name: str) -> Any:
     """One of the host's extra nodes."""
     # It and nodes_latent import each other, and only this order works.
     importlib.import_module("comfy_extras.nodes_post_processing")
-    try:
-        return getattr(importlib.import_module(f"comfy_extras.nodes_{module}"), name)
-    except (ImportError, AttributeError):
-        skip_without(name)
+    file = f"comfy_extras.nodes_{module}"
+    found = getattr(importlib.import_module(file), name, None) if importlib.util.find_spec(file) else None
+    return found or skip_without(name)
 
 
 def of(module: str, name: str, *settings: Any) -> Patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from io import BytesIO
@@ -16,6 +17,7 @@ from PIL import Image
 from test_previews import opened as preview
 
 from blended_latent_diffusion.bld import ranking
+from blended_latent_diffusion.bld.metrics import seam
 from blended_latent_diffusion.bridge.clip.models import Memory
 from blended_latent_diffusion.bridge.sampling.seeds import seeds_of, with_seeds
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
@@ -238,17 +240,17 @@ def test_a_mix_is_the_weighted_mean_of_its_scopes(clip, edit, images):
     assert (single["masked"] - single["box"]).abs().max() > 1e-3
 
 
-def test_with_a_source_every_error_against_it_counts(clip, edit, images, monkeypatch):
-    monkeypatch.setattr(ranking, "ERRORS", {"background": ranking.background_error, "other": lambda x_hat, x, m: float((x_hat - x).mean().abs())})
+def test_with_a_source_every_error_against_it_counts(clip, edit, images):
     worse = images[:1].repeat(3, 1, 1, 1)
     for index, factor in ((1, 0.9), (2, 0.5)):
         worse[index] = torch.where(edit.mask[0, ..., None] > 0, worse[index], worse[index] * factor)
     plain, real = (by_index(clip, worse, edit.mask, **options) for options in ({}, {"source": images[:1], "realism_weight": 2.0}))
     changes = [change - images[0] for change in worse]
-    errors = [(float(change[edit.mask[0] == 0].square().mean().sqrt()), float(change.mean().abs())) for change in changes]
+    steps = [seam(one[None].movedim(-1, 1), images[:1].movedim(-1, 1), edit.mask) / 255 for one in worse]
+    errors = [(float(change[edit.mask[0] == 0].square().mean().sqrt()), step) for change, step in zip(changes, steps, strict=True)]
     assert torch.allclose(plain - real, 2 * torch.tensor(errors).sum(1), atol=1e-5) and errors[2] > errors[1] > errors[0] == (0, 0)
     report = rank(clip, worse, edit.mask, source=images[:1], realism_weight=0.0)[4]
-    lines = [f"candidate {i} against the source: background error {errors[i][0]:.4f}, other error {errors[i][1]:.4f}" for i in range(3)]
+    lines = [f"candidate {i} against the source: background error {errors[i][0]:.4f}, seam error {errors[i][1]:.4f}" for i in range(3)]
     assert report.splitlines()[3:] == lines, "the scope is masked, so all are equal without it"
 
 
@@ -303,7 +305,8 @@ def test_picked_candidates_come_in_the_order_of_the_picks_with_their_latents_and
 def test_a_pick_or_a_weight_does_not_measure_again(clip, edit, images, monkeypatch):
     clip, looks = replace(clip), []
     watch_images(clip, monkeypatch, looks)
-    monkeypatch.setattr(ranking, "ERRORS", {"background": lambda *args: looks.append("background") or ranking.background_error(*args)})
+    measured = {**ranking.ERRORS, "background": lambda *args: looks.append("background") or ranking.background_error(*args)}
+    monkeypatch.setattr(ranking, "ERRORS", measured)
     mix = {"scope": "mix", "context": 0.5, "masked_weight": 1.0, "box_weight": 1.0, "whole_weight": 1.0}
     first = run(clip, images, edit.mask, scope=mix, source=edit.image)
     assert looks.count("picture") == looks.count("background") == 5
@@ -389,8 +392,12 @@ def test_bad_input_gets_one_clear_sentence(clip, edit, images, change, sentence)
 
 
 def test_a_clip_that_gives_nan_is_refused(clip, edit, images):
+    damaged = replace(clip, patcher=copy.copy(clip.patcher))
+    damaged.patcher.model = copy.deepcopy(clip.patcher.model)
+    with torch.no_grad():
+        damaged.patcher.model.visual.proj[0, 0] = float("nan")
     with pytest.raises(ValueError, match="gives no finite embedding in torch.float32: its weights are damaged, so choose another model"):
-        rank(replace(clip, std=(0.0, 0.0, 0.0)), images, edit.mask)
+        rank(damaged, images, edit.mask)
 
 
 def test_cancel_is_heard_between_pictures(clip, edit, images):

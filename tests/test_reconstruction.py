@@ -12,6 +12,7 @@ import comfy.model_management
 import nodes as host_nodes
 import pytest
 import torch
+from faults import Fault
 from torch import Tensor
 
 from blended_latent_diffusion.bld import edges, reconstruction
@@ -272,18 +273,19 @@ def test_the_users_vae_is_never_written_to(edit, plain):
 
 
 def test_when_memory_runs_out_it_starts_again_with_less_and_says_so(edit, monkeypatch):
-    """The fault itself cannot be had at will."""
-    before, real, attempts = fingerprint(edit.vae), reconstruction.tune_decoder, []
+    """In the last gradient of the first attempt's first step."""
+    before, tune, attempts = fingerprint(edit.vae), reconstruction.tune_decoder, []
 
-    def run_out(tail, found, settings, work, on_step):
+    def tune_decoder(tail, found, settings, work, on_step):
         attempts.append(work)
-        if len(attempts) < 2:
-            next(tail.modules.parameters()).detach().fill_(float("nan"))
-            raise torch.OutOfMemoryError("no more")
-        return real(tail, found, settings, work, on_step)
+        return tune(tail, found, settings, work, on_step)
 
-    monkeypatch.setattr(reconstruction, "tune_decoder", run_out)
-    image, _, report = reconstruct(edit, DECODER | {"iterations": 1})
+    monkeypatch.setattr(reconstruction, "tune_decoder", tune_decoder)
+    with Fault() as sound:
+        reconstruct(edit, DECODER | {"iterations": 1})
+    attempts.clear()
+    with Fault(sound.count - 1, torch.OutOfMemoryError, times=1):
+        image, _, report = reconstruct(edit, DECODER | {"iterations": 1})
     assert "Memory ran out, so the fit started again with a plan that needs less." in report and torch.isfinite(image).all()
     assert len(set(attempts)) == 2 and fingerprint(edit.vae) == before
 

@@ -352,8 +352,10 @@ def test_denoise_zero_returns_the_source(edit):
 
 
 def test_one_step(edit):
-    out = sample(edit, 1, mask_schedule=shrinking(edit))
-    assert torch.isfinite(out["samples"]).all()
+    out = sample(edit, 1, mask_schedule=shrinking(edit))["samples"]
+    inside = (shrinking(edit).thin > 0).expand_as(out)
+    assert torch.isfinite(out).all() and torch.equal(out[~inside], edit.latent["samples"][~inside])
+    assert (out - edit.latent["samples"])[inside].abs().mean() > 0.01
 
 
 def test_an_empty_mask_changes_nothing_and_a_full_one_everything(edit):

@@ -98,7 +98,6 @@ def test_the_host_has_our_pack_and_no_other(connected):
     assert modules == {"custom_nodes.stub-pack"}
 
 
-@pytest.mark.promise("your-comfyui-stays")
 def test_nothing_is_written_into_the_comfyui_tree(stub, host):
     lately = [path for folder in ("user", "input", "output", "temp", "models") if (host.comfyui / folder).exists()
               for path in (host.comfyui / folder).rglob("*") if path.stat().st_mtime > stub.log_file.stat().st_ctime - 60]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +34,29 @@ TRICKS = ("../secret.safetensors", "sub/../../secret.safetensors", "..\\secret.s
 HOSTILE = [text for text in TEXTS if len(text.splitlines()) == 1 and text.strip() and "\ud800" not in text]
 
 
+OPENED: list[str] = []
+
+
+def listen(event: str, arguments: tuple) -> None:
+    """Notes what is opened. Python takes no audit hook back."""
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | bytes | os.PathLike):
+        OPENED.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(listen)
+
+
+@contextmanager
+def opened() -> Iterator[list[str]]:
+    """The files that are opened inside, and the folders that are listed."""
+    seen: list[str] = []
+    before = len(OPENED)
+    try:
+        yield seen
+    finally:
+        seen += OPENED[before:]
+
+
 @pytest.mark.promise("listed-files")
 @pytest.mark.parametrize("trick", TRICKS, ids=ascii)
 def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypatch, trick):
@@ -42,11 +68,14 @@ def test_a_name_reaches_only_what_the_folder_lists(demo_pack, tmp_path, monkeypa
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "open_clip", ([str(home)], set()))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     name = trick.format(tmp_path)
-    refused = OpenClipLoader.validate_inputs(name, True)
-    assert isinstance(refused, str) and refused.isprintable()
-    with pytest.raises(ValueError, match="^clip_name is ") as error:
-        OpenClipLoader.execute(name, True)
-    assert str(error.value).isprintable() and "secret" not in os.listdir(home)
+    with opened() as seen:
+        refused = OpenClipLoader.validate_inputs(name, True)
+        with pytest.raises(ValueError, match="^clip_name is ") as error:
+            OpenClipLoader.execute(name, True)
+    assert isinstance(refused, str) and refused.isprintable() and str(error.value).isprintable()
+    folders = {str(home), str(home / "sub")}
+    assert str(home) in seen, "what the folder lists is looked up"
+    assert [path for path in seen if path == name or (str(tmp_path) in path and path not in folders)] == []
 
 
 @pytest.mark.promise("texts-stay-texts")

@@ -9,11 +9,11 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from faults import Crash, Fault
 from test_decoder_tails import latent, vae_of
 from test_reconstruction import fingerprint
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from blended_latent_diffusion.bld import reconstruction
 from blended_latent_diffusion.bridge.comfy_internals import out_of_memory
@@ -29,10 +29,6 @@ METHODS = {
 
 # Latent cells a side: so many that a plan which decodes only the mask's surroundings needs less.
 LARGE = 40
-
-
-class Crash(RuntimeError):
-    """A fault that nobody foresaw."""
 
 
 def run(vae, method: str = "decoder weights", cells: int = 6, **options) -> tuple:
@@ -132,21 +128,6 @@ def test_cancel_anywhere_leaves_it_alone(share, method):
     watched.check()
 
 
-class Fault(TorchDispatchMode):
-    """Counts the gradients of convolutions, and fails in all from one of them on. number: of that one, from 0; none: it only counts."""
-
-    def __init__(self, number: int | None = None, error: type[Exception] = Crash) -> None:
-        super().__init__()
-        self.number, self.error, self.count = number, error, 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        if "convolution_backward" in str(function):
-            self.count += 1
-            if self.number is not None and self.count > self.number:
-                raise self.error("inside backward")
-        return function(*arguments, **(keywords or {}))
-
-
 @pytest.mark.parametrize("method", ["decoder weights", "latent"])
 @pytest.mark.parametrize("error", [Crash, torch.OutOfMemoryError])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 0.99])
@@ -179,20 +160,22 @@ def test_memory_that_runs_out_when_the_source_is_encoded_is_stepped_down_from(mo
 
 
 def test_memory_that_never_suffices_is_an_error_that_leaves_it_alone(monkeypatch):
-    watched, seen, attempts, look = Watched(), [], [], reconstruction.look_at
+    watched, seen, attempts, look, tune = Watched(), [], [], reconstruction.look_at, reconstruction.tune_decoder
 
     def look_at(decode, tail, z, *rest):
         seen.append(z.shape)
         return look(decode, tail, z, *rest)
 
-    def run_out(tail, found, settings, work, on_step):
+    def tune_decoder(tail, found, settings, work, on_step):
         attempts.append((seen[-1], work))
-        nn.init.zeros_(next(tail.modules.parameters()))
-        raise torch.OutOfMemoryError("no more")
+        return tune(tail, found, settings, work, on_step)
 
     monkeypatch.setattr(reconstruction, "look_at", look_at)
-    monkeypatch.setattr(reconstruction, "tune_decoder", run_out)
-    with pytest.raises(torch.OutOfMemoryError):
+    monkeypatch.setattr(reconstruction, "tune_decoder", tune_decoder)
+    with Fault() as sound:
+        run(watched.vae, cells=LARGE)
+    attempts.clear()
+    with Fault(sound.count - 1, torch.OutOfMemoryError), pytest.raises(torch.OutOfMemoryError):
         run(watched.vae, cells=LARGE)
     assert len(attempts) > 1 and len(set(attempts)) == len(attempts), "each attempt was another"
     watched.check()

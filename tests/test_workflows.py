@@ -81,6 +81,20 @@ def test_the_edit_shows_in_the_mask_and_nowhere_else(client):
     assert np.array_equal(result[~inside], source[~inside]), "the background is the source's"
 
 
+@pytest.mark.promise("your-comfyui-stays")
+def test_a_run_changes_nothing_in_the_comfyui_tree(client, host):
+    def files() -> dict[str, tuple[int, int]]:
+        """Size and time of each file. Python's bytecode is no one's."""
+        found = (path for path in host.comfyui.rglob("*") if "__pycache__" not in path.parts and path.is_file())
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
+
+    before = files()
+    assert len(before) > 100
+    assert nodes_of(prompt := quick(client, seed=21), "SaveImage")
+    client.run(prompt)
+    assert files() == before
+
+
 @pytest.mark.promise("demo")
 def test_the_demo_reads_the_ranking_that_the_report_tells(client):
     prompt = quick(client, seed=18)
