@@ -25,8 +25,6 @@ from bench._cases import mask_of
 from bench.reconstruction import OURS, PHOTOS, Case, box, photo
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
-from blended_latent_diffusion.nodes.latent_mask_resize import LatentMaskResize
-from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from demo.train import sampling
 
 UNET = {"image_size": 32, "use_checkpoint": False, "use_spatial_transformer": True, "legacy": False, "in_channels": 4, "out_channels": 4, "model_channels": 320,
@@ -149,16 +147,16 @@ def edit(
 ) -> str:  # fmt: skip
     """One edit, from the source to the reconstructed picture, each part inside part(its name); what there is to say.
 
-    settings: of Blended Latent KSampler.
+    settings: of Blended Latent KSampler, and under `shrinking` those of Progressive Mask Dilate beside its defaults.
     """
     with part("drawing"):
-        latent, mask = _nodes.source_of(tools, case), mask_of(case)
-        schedule = ProgressiveMaskDilate.execute(LatentMaskResize.execute(mask, latent).args[0]).args[0]
+        latent, mask, given = _nodes.source_of(tools, case), mask_of(case), dict(settings)
+        schedule = _nodes.schedule_of(case, latent, **given.pop("shrinking", {}))
         pruning = _nodes.prunings(tools, case, {"": {}})[""] if prune else None
         positive, negative = prompts
         latent = BlendedLatentKSampler.execute(
             tools.model, 0, positive=positive, negative=negative, latent_image=latent, candidates=candidates, mask_schedule=schedule, pruning=pruning,
-            **settings
+            **given
         ).args[0]  # fmt: skip
     with part("decoding"):
         pictures = tools.vae.decode(latent["samples"])

@@ -7,9 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from comfy_api.latest import io
 
 from bench._cases import Case, mask_of
 from bench._judge import Referee
+from blended_latent_diffusion.bld.schedule import MaskSchedule
 from blended_latent_diffusion.bridge.clip import models as clips
 from blended_latent_diffusion.bridge.sampling.pruning import Pruning
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
@@ -57,6 +59,11 @@ def half_precision(enabled: bool = True) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled and quick_bfloat16())
 
 
+def settings(node: Any) -> dict[str, Any]:
+    """What the widgets of a new node hold."""
+    return {i.id: i.default for i in node.define_schema().inputs if isinstance(i, io.WidgetInput)}
+
+
 def defaults(node: Any, name: str, key: str) -> dict[str, Any]:
     """What a node gets for an input that is a combination of a choice and its settings, where the user changes nothing else."""
     choice = next(i for i in node.define_schema().inputs if i.id == name)
@@ -74,10 +81,15 @@ def prompts_of(tools: Tools, case: Case) -> tuple[list, list]:
     return positive, negative
 
 
-def draw(tools: Tools, case: Case, seed: int, count: int, **options: Any) -> dict:
-    """Candidates as LATENT, by Latent Mask Resize, Progressive Mask Dilate and Blended Latent KSampler."""
+def schedule_of(case: Case, latent: dict, **shrinking: Any) -> MaskSchedule:
+    """The masks of an edit, by Latent Mask Resize and Progressive Mask Dilate. shrinking: settings beside the defaults."""
+    return ProgressiveMaskDilate.execute(LatentMaskResize.execute(mask_of(case), latent).args[0], **settings(ProgressiveMaskDilate) | shrinking).args[0]
+
+
+def draw(tools: Tools, case: Case, seed: int, count: int, shrinking: dict[str, Any] | None = None, **options: Any) -> dict:
+    """Candidates as LATENT, by Latent Mask Resize, Progressive Mask Dilate and Blended Latent KSampler. shrinking: settings beside the defaults."""
     latent = source_of(tools, case)
-    schedule = ProgressiveMaskDilate.execute(LatentMaskResize.execute(mask_of(case), latent).args[0]).args[0]
+    schedule = schedule_of(case, latent, **shrinking or {})
     given = {"model": tools.model, "steps": sampling.STEPS, "sampler_name": sampling.SAMPLER, "scheduler": sampling.SCHEDULER, "chunk_size": count} | options
     positive, negative = prompts_of(tools, case)
     return BlendedLatentKSampler.execute(

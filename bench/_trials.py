@@ -81,7 +81,7 @@ def edit(number: int) -> Prompt:
         ("latent", "VAEEncode", {"pixels": image, "vae": ["load", 2]}),
         ("resize", "LatentMaskResize", {"mask": mask, "latent": ["latent", 0], "mode": "max", "threshold": 0.5, "invert": False}),
         ("dilate", "ProgressiveMaskDilate", {"mask": ["resize", 0], "stages": 3, "growth": 1, "shape": "square", "takeover": 0.78, "spacing": "equal",
-            "soft_edge": 0}),
+            "soft_edge": 0, "where": ("everywhere", "thin parts")[number % 2]}),
         ("clip", "OpenClipLoader", {"clip_name": "bld_demo_clip.safetensors", "download": False}),
         ("prune", "PruneCandidates", {"clip": ["clip", 0], "vae": ["load", 2], "prompt": "a fox", "mask": mask, "start": 0.15, "keep": 0.5, "rounds": 2,
             "interval": 0.1, "at_least": 2, "scope": "box"}),

@@ -26,7 +26,7 @@ from torch import Tensor
 from bench import _table
 from bench._command import benchmark
 from bench._moving import Moving, moving
-from bench.reconstruction import AUTHORS, CHEAP, OURS, Case, authors, strip
+from bench.reconstruction import AUTHORS, CHEAP, OURS, Case, authors, changed_inside, strip
 from blended_latent_diffusion.bld.metrics import flicker, seam
 from blended_latent_diffusion.bld.reconstruction import IN_PIXELS, colour_fit
 from blended_latent_diffusion.bld.reconstruction.colour import own_changes, traits
@@ -65,8 +65,8 @@ def methods(vae: Any) -> dict[str, Callable[[Moving], Tensor]]:
 def measured(picture: Tensor, plain: Tensor, one: Moving) -> list[float]:
     """Seam, flicker and what changed inside, all in 8-bit levels."""
     y, x, m = picture.movedim(-1, 1), one.image.movedim(-1, 1), one.mask
-    inside = (y - plain.movedim(-1, 1)).abs() * m[:, None]
-    return [seam(y, x, m), max(level for level in flicker(y, x, m) if not math.isnan(level)), 255 * float(inside.sum() / (3 * m.sum()))]
+    flickers = [level for level in flicker(y, x, m) if not math.isnan(level)]
+    return [seam(y, x, m), max(flickers), changed_inside(y, plain.movedim(-1, 1), m)]
 
 
 def jump(plain: Tensor, one: Moving, frames: int) -> float:

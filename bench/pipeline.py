@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from bench import _judge, _table, ranking, reconstruction
+from bench import _judge, _table, edits, ranking, reconstruction
 from bench._cases import Case, as_picture, cases, mask_of, seed_of
 from bench._command import benchmark
 from bench._judge import against, interval
@@ -40,7 +40,7 @@ from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderF
 
 TEST, DEVELOPMENT = 190000, 160000
 CANDIDATES, CELL = 24, 8
-AUTHORS: dict[str, Any] = {"steps": 50, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
+AUTHORS: dict[str, Any] = {"steps": 50, "sampler_name": "ddim", "scheduler": "ddim_uniform", "shrinking": edits.PAPER}
 OURS: dict[str, Any] = {"steps": 20, "sampler_name": "ddim", "scheduler": "normal"}
 AUTHORS_NAME, OUR_NAME, PARTS = "the authors'", "ours", ("drawing", "ranking", "reconstruction")
 TRIED: dict[str, dict[str, Any]] = {f"{steps} steps": OURS | {"steps": steps} for steps in (12, 16, 20)}
@@ -122,9 +122,9 @@ def measured(case: Case, made: Made) -> tuple[float, float, float, float]:
     change of the edit, in levels of 255."""
     picture, source = made.picture.movedim(-1, 1), as_picture(case.source)
     found = metrics.figures(picture, source, made.mask)
-    inside = (made.picture - made.plain).abs().mean(-1)[made.mask > 0].mean()
+    inside = reconstruction.changed_inside(picture, made.plain.movedim(-1, 1), made.mask)
     far = functional.max_pool2d(made.mask[:, None], 2 * CELL + 1, 1, CELL)[:, 0]
-    return found.background_psnr, metrics.background_psnr(picture, source, far), found.seam, 255 * float(inside)
+    return found.background_psnr, metrics.background_psnr(picture, source, far), found.seam, inside
 
 
 def shows(tools: Tools, cases: list[Case], pictures: Iterable[torch.Tensor]) -> np.ndarray:

@@ -20,13 +20,9 @@ On a CPU that is quick at it, all but the judge runs in bfloat16, as it would in
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
-import functools
 import io
 import itertools
-import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -42,9 +38,10 @@ from PIL import Image
 
 from bench import _cases, _table
 from bench._cases import Case, as_picture, mask_of, seed_of, width_name
-from bench._command import benchmark, quiet
+from bench._command import benchmark
 from bench._judge import against, interval, own_error, shown
 from bench._nodes import Tools, defaults, draw, half_precision, load, prompts_of, prunings, scores, source_of
+from bench._workers import OPTION, workers
 from blended_latent_diffusion.bld import metrics, ranking
 from blended_latent_diffusion.bld.blending import keep_background
 from blended_latent_diffusion.bridge.clip.measure import errors_of
@@ -59,8 +56,6 @@ WIDTHS = (4, 8)
 CANDIDATES, STEPS = 16, sampling.STEPS
 SCOPES = (*ranking.SCOPES, "mix")
 PAPER, DEFAULT = "masked", "mix"
-# A GPU is shared badly, a CPU's cores well.
-WORKERS = 1 if torch.cuda.is_available() else min(8, os.cpu_count() or 1)
 # Settings of Prune Candidates beside its defaults.
 PRUNED: dict[str, dict[str, Any]] = {
     "default": {},
@@ -346,27 +341,14 @@ def show_choice(out: list[Drawn], kinds: dict[str, dict[str, Any]]) -> None:
 
 # ---------------------------------------------------------------- running
 
-def in_a_worker(measure: Callable[..., Any], *edit: Any) -> Any:
-    """What `measure` finds on one edit, in a process that keeps the tools."""
-    with torch.inference_mode(), half_precision():
-        return measure(tools_of_this_process(), *edit)
-
-
-@functools.cache
-def tools_of_this_process() -> Tools:
-    """The tools, on one thread: two such processes draw more than one with two threads does."""
-    quiet(1)
-    return load()
-
-
 def answer(options: argparse.Namespace) -> dict[str, Any]:
     """The tables and their figures."""
     count, timed, many, of_change, scenes, tried = (8, 2, 2, 4, 40, 8) if options.quick else (104, 6, 24, 8, 200, 100)
     figures: dict[str, Any] = {}
-    with concurrent.futures.ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+    with workers(options.workers) as in_parallel:
 
         def each(measure: Callable[..., Any], first: int, count: int, seeds: int, option: Any) -> list[Any]:
-            return list(pool.map(in_a_worker, *zip(*[(measure, case, seed_of(seeds, i), option) for i, case in enumerate(cases(first, count))], strict=True)))
+            return list(in_parallel(measure, cases(first, count), [seed_of(seeds, i) for i in range(count)], itertools.repeat(option)))
 
         if options.development:
             kinds = grid()
@@ -393,7 +375,7 @@ def main() -> None:
         answer,
         quick="a small sample",
         development="the edits and settings among which the defaults were chosen",
-        workers=(WORKERS, f"processes that draw at once, {WORKERS} here"),
+        workers=OPTION,
     )
 
 

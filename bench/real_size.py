@@ -58,7 +58,7 @@ def load_clip() -> Any:
 
 
 def with_pytorch_attention(model: ModelPatcher) -> ModelPatcher:
-    """A clone."""
+    """A clone that computes attention with PyTorch, as most GPUs do; ComfyUI takes another on a CPU, whose memory follows what is free."""
     clone = model.clone()
     clone.model_options["transformer_options"]["optimized_attention_override"] = lambda chosen, *inputs, **settings: attention_pytorch(*inputs, **settings)
     return clone

@@ -199,9 +199,14 @@ def measured(picture: Tensor, plain: Tensor, one: Case) -> list[float]:
     rows = []
     for y, y_plain in zip(picture.movedim(-1, 1), plain.movedim(-1, 1), strict=False):
         found = figures(y[None], x, m)
-        inside = float(((y - y_plain).abs() * m).sum() / (3 * m.sum()))
-        rows.append([found.background_psnr, ring_psnr(y[None], x, m, BAND), found.worst_block, found.seam, found.colour_shift, 255 * inside])
+        inside = changed_inside(y[None], y_plain[None], m)
+        rows.append([found.background_psnr, ring_psnr(y[None], x, m, BAND), found.worst_block, found.seam, found.colour_shift, inside])
     return np.mean(rows, 0).tolist()
+
+
+def changed_inside(y: Tensor, plain: Tensor, m: Tensor) -> float:
+    """How far pictures (B, C, H, W) are from their plain decode under the masks (B, H, W), in levels of 255."""
+    return 255 * float(((y - plain).abs() * m[:, None]).sum() / (y.shape[1] * m.sum()))
 
 
 def table(vae, pictures: dict[str, Tensor], shares: list[float], slow: bool, folder: Path | None) -> dict[Row, list[float]]:

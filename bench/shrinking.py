@@ -1,11 +1,12 @@
 """Where a mask should start wide: how often an edit shows in strokes, blobs and boxes, and the seam that shrinking leaves around the broad ones.
 
-``python run.py bench shrinking [--quick | --development | --samplers] [--json FILE]``.
+``python run.py bench shrinking [--quick] [--development | --samplers] [--json FILE]``.
 
-The edits, the sampling and the judge are those of bench/edits.py, on other scenes. The seam is that of the decoded edit along the edge of the
-sampled area, beyond the step that the decoded source has there, in levels of 255. It is measured where the mask is broad.
+The edits, the sampling and the judge are those of bench/edits.py, on other scenes. All but the judge runs in bfloat16 on a CPU that is quick at it.
+The seam is that of the decoded edit along the edge of the sampled area, beyond the step that the decoded source has there, in levels of 255. It is
+measured where the mask is broad.
 
-``THIN`` was chosen by ``--development``, on edits of other scenes, masks and noises. ``--samplers`` shows the three ways with other samplers and
+The defaults were chosen by ``--development``, on edits of other scenes, masks and noises. ``--samplers`` shows the three ways with other samplers and
 numbers of steps.
 """
 
@@ -15,7 +16,7 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,34 +28,25 @@ from bench import _table, edits
 from bench._cases import WIDTHS, Case, as_picture, case, cases, width_name
 from bench._command import benchmark
 from bench._judge import against, interval, judged
-from bench.edits import BASELINE, BEST, PAPER, Batch
+from bench._nodes import Tools
+from bench._workers import OPTION, Each, workers
+from bench.edits import BASELINE, METHODS, PACK, PLAIN, Method
 from blended_latent_diffusion.bld import metrics
 from demo.train import sheets, stroke_judge
 
-TEST, DEVELOPMENT, SAMPLERS = 220000, 230000, 240000
+TEST, DEVELOPMENT, SAMPLERS = 260000, 230000, 240000
 STROKES, BROAD = WIDTHS[:-1], ("blobs", "boxes")
-PLAIN = "pack: no shrinking"
-THIN: dict[str, Any] = {"stages": 1, "growth": 3, "takeover": 0.95, "where": "thin parts", "thin": 2}
-Method = Callable[[Any, Batch], torch.Tensor]
-PACK: dict[str, Method] = {
-    PLAIN: partial(edits.by_the_pack, stages=0),
-    "pack: the paper's shrinking": partial(edits.by_the_pack, **PAPER),
-    "pack: thin parts": partial(edits.by_the_pack, **THIN),
-}
-METHODS: dict[str, Method] = {
-    BASELINE: edits.by_the_host,
-    "host: DifferentialDiffusion": edits.by_differential_diffusion,
-    **PACK,
-    "pack: everywhere until 0.95": partial(edits.by_the_pack, **BEST),
-}
-SETTINGS = itertools.product((1, 2), (1, 2, 3), (0.9, 0.95), (1, 2, 3))
+Measured = dict[str, dict[str, np.ndarray]]
+# (stages, growth, takeover, thin): reaches and numbers of stages first, then when the mask itself takes over, and what counts as thin.
+SETTINGS = ((1, 1, 0.95, 2), (1, 2, 0.95, 2), (1, 3, 0.95, 2), (1, 4, 0.95, 2), (2, 1, 0.95, 2), (3, 1, 0.95, 2),
+            (1, 3, 0.9, 2), (1, 3, 0.97, 2), (1, 3, 0.95, 1), (1, 3, 0.95, 3), (1, 2, 0.95, 3), (1, 2, 0.95, 4))
 TRIED: dict[str, Method] = {
     PLAIN: PACK[PLAIN],
     **{
         f"stages {stages}, growth {growth}, takeover {takeover}, thin {thin}": partial(
             edits.by_the_pack, stages=stages, growth=growth, takeover=takeover, where="thin parts", thin=thin
         )
-        for stages, growth, takeover, thin in SETTINGS if stages * growth <= 3
+        for stages, growth, takeover, thin in SETTINGS
     },
 }
 SAMPLED = [("ddim", "normal"), ("euler", "normal"), ("dpmpp_2m", "karras"), ("lcm", "normal")]
@@ -74,21 +66,24 @@ def groups_of(first: int, strokes: int, broad: int) -> dict[str, list[Case]]:
     return by_width | dict(zip(BROAD, (cases(first + 3000, broad, (0,)), boxes(first + 6000, broad)), strict=True))
 
 
-def measure(groups: dict[str, list[Case]], methods: dict[str, Method], first: int, **sampled: Any) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """For each method and group whether each edit shows, and its seam."""
-    from demo import loader
-
-    model, clip, vae = loader.load()
-    referee, out = stroke_judge.load(), {}
-    batches = {name: edits.batches_of(vae, clip, found, first, **sampled) for name, found in groups.items()}
+def measure(each: Each, groups: dict[str, list[Case]], methods: dict[str, Method], first: int, **sampled: Any) -> Measured:
+    """For each method and group a record of each edit: whether it shows, and its seam."""
+    parts = [(name, found[i : i + edits.BATCH], first + i) for name, found in groups.items() for i in range(0, len(found), edits.BATCH)]
+    names, found, seeds = zip(*parts, strict=True)
+    out = {}
     for method, draw in methods.items():
-        start, out[method] = time.monotonic(), {}
-        for name, found in groups.items():
-            pictures = edits.decode(vae, torch.cat([draw(model, batch) for batch in batches[name]]))
-            source = edits.decode(vae, torch.cat([batch.z for batch in batches[name]]))
-            out[method][name] = {"hit": judged(referee, found, pictures)[0], "seam": np.asarray(list(map(seam, pictures, source, found)))}
+        start = time.monotonic()
+        records = list(each(judged_edits, found, itertools.repeat(draw), seeds, itertools.repeat(sampled)))
+        out[method] = {name: np.concatenate([part for one, part in zip(names, records, strict=True) if one == name]) for name in groups}
         print(f"{method}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return out
+
+
+def judged_edits(tools: Tools, found: list[Case], draw: Method, first: int, sampled: dict[str, Any]) -> np.ndarray:
+    """A record of each edit of a batch."""
+    (batch,) = edits.batches_of(tools.vae, tools.text, found, first, **sampled)
+    pictures, sources = edits.decode(tools.vae, draw(tools.model, batch)), edits.decode(tools.vae, batch.z)
+    return np.rec.fromarrays([judged(tools.referee, found, pictures)[0], list(map(seam, pictures, sources, found))], names="hit,seam")
 
 
 def seam(picture: np.ndarray, source: np.ndarray, one: Case) -> float:
@@ -97,12 +92,12 @@ def seam(picture: np.ndarray, source: np.ndarray, one: Case) -> float:
     return metrics.seam(as_picture(picture), as_picture(source), torch.from_numpy(sampled)[None])
 
 
-def joined(groups: dict[str, dict[str, np.ndarray]], what: str, names: Iterable[str]) -> np.ndarray:
+def joined(groups: dict[str, np.ndarray], what: str, names: Iterable[str]) -> np.ndarray:
     """What was measured on these groups, in one array."""
     return np.concatenate([groups[name][what] for name in names])
 
 
-def figures(measured: dict[str, dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, float]]:
+def figures(measured: Measured) -> dict[str, dict[str, float]]:
     """The table: how often the edits show, by group, and the mean seam of the broad ones."""
     rows = {}
     for method, groups in measured.items():
@@ -118,7 +113,7 @@ def show(rows: dict[str, dict[str, float]]) -> None:
     _table.show("shown in the mask", columns, {name: list(row.values()) for name, row in rows.items()})
 
 
-def compare(measured: dict[str, dict[str, dict[str, np.ndarray]]]) -> None:
+def compare(measured: Measured) -> None:
     """Print what the differences are worth: intervals, and pairs with the host's noise mask and with no shrinking."""
     rows: dict[str, list[str]] = {}
     thin = {name: joined(groups, "hit", map(width_name, STROKES)) for name, groups in measured.items()}
@@ -133,12 +128,12 @@ def compare(measured: dict[str, dict[str, dict[str, np.ndarray]]]) -> None:
     print("pairs: edits that show here and not there, and the reverse (exact McNemar test); seam: mean difference and its 95 % interval.")
 
 
-def over_samplers(count: int) -> dict[str, dict[str, float]]:
+def over_samplers(each: Each, count: int) -> dict[str, dict[str, float]]:
     """The pack's three ways with each sampler and number of steps."""
     rows = {}
     groups = groups_of(SAMPLERS, count, count // 4)
     for (sampler, scheduler), steps in itertools.product(SAMPLED, (4, 8, 20, 50)):
-        measured = measure(groups, PACK, SAMPLERS, sampler=sampler, scheduler=scheduler, steps=steps)
+        measured = measure(each, groups, PACK, SAMPLERS, sampler=sampler, scheduler=scheduler, steps=steps)
         rows |= {f"{sampler}, {steps} steps, {name.removeprefix('pack: ')}": row for name, row in figures(measured).items()}
     show(rows)
     return rows
@@ -146,11 +141,12 @@ def over_samplers(count: int) -> dict[str, dict[str, float]]:
 
 def answer(options: argparse.Namespace) -> dict[str, Any]:
     """The tables and their figures."""
-    if options.samplers:
-        return over_samplers(16 if options.quick else 80)
-    first, methods = (DEVELOPMENT, TRIED) if options.development else (TEST, METHODS)
-    count = 40 if options.quick else 120 if options.development else 400
-    measured = measure(groups_of(first, count, count // 4), methods, first)
+    with workers(options.workers) as each:
+        if options.samplers:
+            return over_samplers(each, 16 if options.quick else 48)
+        first, methods = (DEVELOPMENT, TRIED) if options.development else (TEST, METHODS)
+        count, broad = (40, 10) if options.quick else (120, 30) if options.development else (400, 50)
+        measured = measure(each, groups_of(first, count, broad), methods, first)
     rows = figures(measured)
     show(rows)
     if not options.development:
@@ -162,7 +158,7 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """The command line."""
     benchmark(answer, quick="few edits", development="the settings that were tried, on the edits on which they were chosen",
-              samplers="other samplers and numbers of steps")
+              samplers="other samplers and numbers of steps", workers=OPTION)
 
 
 if __name__ == "__main__":

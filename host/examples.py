@@ -83,8 +83,9 @@ def resize(mask: str = "@picture.MASK", image: str = "@picture.IMAGE") -> dict[s
 
 
 def shrink(image: str = "@picture.IMAGE") -> dict[str, Node]:
-    """The masks of the stages, shown on the picture."""
-    return {"shrink": node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", stages=3, growth=1, takeover=0.78, image=image)}
+    """The masks of the stages, shown on the picture, as the paper sets them."""
+    paper = {"stages": 3, "growth": 1, "takeover": 0.78, "where": "everywhere"}
+    return {"shrink": node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", image=image, **paper)}
 
 
 def sampler(title: str = "", **inputs: Any) -> Node:

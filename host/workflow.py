@@ -16,6 +16,8 @@ DEFAULTS: Json = {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": ""}
 WIDGETS = {*DEFAULTS, "COMBO", DYNAMIC_COMBO, COMPARE, "MARKDOWN", "TEXTAREA", "COLOR", "CURVE"}
 NOT_CONVERTED = {"BOUNDING_BOX", "BOUNDING_BOXES", "CHART", "COLORS", "GALLERIA", "PAINTER", "RANGE"}
 MISSING = object()
+# What an input meant before there was one, where its default is another, as js/schedule.js has it.
+BEFORE = {"ProgressiveMaskDilate": {"where": "everywhere"}}
 # The ends of a subgraph's links that are its own inputs and outputs.
 TAKES, GIVES = -10, -20
 
@@ -175,7 +177,8 @@ def widget_values(node: Json, info: Json) -> Iterator[tuple[str, Any]]:
     if node["type"] == "CustomCombo":  # its options are the browser's own
         yield from _own_combo(values)
         return
-    yield from _assign(info["input"], info.get("input_order", {}), "", iter(values))
+    meant = BEFORE.get(node["type"], {}) if values else {}
+    yield from _assign(info["input"], info.get("input_order", {}), "", iter(values), meant)
 
 
 def _own_combo(values: list[Any]) -> Iterator[tuple[str, Any]]:
@@ -186,7 +189,8 @@ def _own_combo(values: list[Any]) -> Iterator[tuple[str, Any]]:
     yield from ((f"option{index}", option) for index, option in enumerate(options, 1))
 
 
-def _assign(groups: Json, order: Json, prefix: str, values: Iterator[Any]) -> Iterator[tuple[str, Any]]:
+def _assign(groups: Json, order: Json, prefix: str, values: Iterator[Any], meant: Json) -> Iterator[tuple[str, Any]]:
+    """meant: what a missing value stands for where that is not the default."""
     for name, spec in _ordered(groups, order):
         kind, options = _kind(spec)
         if kind in NOT_CONVERTED:
@@ -194,12 +198,13 @@ def _assign(groups: Json, order: Json, prefix: str, values: Iterator[Any]) -> It
         if kind not in WIDGETS or options.get("forceInput"):
             continue
         value = ["", ""] if kind == COMPARE else next(values, MISSING)  # the browser sends that one and saves it not
-        value = _default(kind, spec, options) if value is MISSING else value
         full = prefix + name
+        if value is MISSING:
+            value = meant.get(full, _default(kind, spec, options))
         yield full, value
         if kind == DYNAMIC_COMBO:
             chosen = next((option["inputs"] for option in options["options"] if option["key"] == value), {})
-            yield from _assign(chosen, {}, full + ".", values)
+            yield from _assign(chosen, {}, full + ".", values, meant)
         # The browser keeps its own "control after generate" widgets in the list, and doesn't send them.
         for _ in range(_control_widgets(full, kind, options)):
             next(values, None)

@@ -1,11 +1,44 @@
 // Which mask at which time, on Progressive Mask Dilate: it follows the widgets before anything runs.
 import { showOutputs } from "./lib/display.js";
+import { element, shareWithCanvas } from "./lib/dom.js";
+import { setWidget, undoably } from "./lib/graph.js";
 import { createBar, inPercent, schedules } from "./lib/schedule_bar.js";
 import { SHAPING, sharesAsked } from "./lib/stage_shares.js";
 import { valueOf, watchWidgets } from "./lib/widgets.js";
 import { t } from "./lib/words.js";
 
-const HEIGHT = 62;
+const HEIGHT = 92;
+
+// A test compares both with what the node and the paper have.
+const COMMON = { shape: "square", spacing: "equal", soft_edge: 0 };
+const DEFAULTS = { ...COMMON, stages: 1, growth: 2, takeover: 0.95, where: "thin parts", thin: 2 };
+const PAPER = { ...COMMON, stages: 3, growth: 1, takeover: 0.78, where: "everywhere" };
+
+/** Buttons that set all settings at once, but for those that another node gives. */
+function createPresets(node) {
+  const button = (text, title, settings) => {
+    const apply = () => undoably(() => Object.entries(settings).forEach(([name, value]) => setWidget(node, name, value)));
+    return element("button", { textContent: text, title, onclick: apply });
+  };
+  const row = element(
+    "div",
+    { className: "bld-presets" },
+    button(t("Defaults"), t("Only the thin parts of your mask start wide, and stay wide almost to the end."), DEFAULTS),
+    button(t("Paper"), t("The whole mask starts wide and shrinks in three stages, as in the paper."), PAPER),
+  );
+  shareWithCanvas(row);
+  return row;
+}
+
+/** A workflow from before the input `where` was there meant everywhere, which is no longer the default. */
+function meanWhatItMeant(node) {
+  const { onConfigure } = node;
+  node.onConfigure = function (saved) {
+    onConfigure?.call(this, saved);
+    const place = this.widgets.findIndex(({ name }) => name === "where");
+    if (saved.widgets_values?.length === place) this.widgets[place].value = "everywhere";
+  };
+}
 
 /** Progressive Mask Dilate: known from its widgets alone, or else from the last run. */
 function createSchedule(node) {
@@ -37,9 +70,10 @@ function createSchedule(node) {
   }
 
   watchWidgets(node, SHAPING, draw);
+  meanWhatItMeant(node);
   requestAnimationFrame(draw);
   return {
-    element: bar.element,
+    element: element("div", { className: "bld-schedule" }, bar.element, createPresets(node)),
     height: () => HEIGHT,
     show([timeline]) {
       known = timeline;

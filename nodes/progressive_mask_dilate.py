@@ -35,14 +35,14 @@ class ProgressiveMaskDilate(io.ComfyNode):
                 io.Mask.Input("mask", tooltip="The mask at latent size, from Latent Mask Resize."),
                 io.Int.Input(
                     "stages",
-                    default=3,
+                    default=1,
                     min=0,
                     max=64,
-                    tooltip="How many wide masks come before your own mask. Use 0 (no shrinking) for broad masks. The paper uses 3.",
+                    tooltip="How many wide masks come before your own mask. 0 means no shrinking. The paper uses 3.",
                 ),
                 io.Int.Input(
                     "growth",
-                    default=1,
+                    default=2,
                     min=1,
                     max=256,
                     tooltip="How far each stage reaches beyond the next one, on every side, in latent pixels. With SD and SDXL one latent pixel is 8 picture "
@@ -57,14 +57,14 @@ class ProgressiveMaskDilate(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "takeover",
-                    default=0.78,
+                    default=0.95,
                     min=0.01,
                     max=0.99,
                     step=0.01,
                     advanced=True,
                     tooltip="When your own mask takes over, as a share of the schedule from pure noise (0) to none (1). It counts like start_percent in "
-                    "other nodes. Raise it if thin strokes fail to show the prompt; lower it if the edge of a broad mask shows. In our tests 0.95 was "
-                    "better for thin strokes but made the edges of broad masks visible. The paper uses 0.78 (39 of 50 steps).",
+                    "other nodes. A late takeover helps thin strokes. With everywhere it also makes the edges of broad masks visible, so lower it then. The "
+                    "paper uses 0.78 (39 of 50 steps).",
                 ),
                 io.Combo.Input(
                     "spacing",
@@ -86,11 +86,11 @@ class ProgressiveMaskDilate(io.ComfyNode):
                 io.Combo.Input(
                     "where",
                     options=[schedule.EVERYWHERE, schedule.THIN_PARTS],
-                    default=schedule.EVERYWHERE,
+                    default=schedule.THIN_PARTS,
                     optional=True,
                     advanced=True,
-                    tooltip="Which parts of the mask start wide. everywhere: the whole mask (the paper). thin parts: only strokes and points, so that broad "
-                    "areas keep their edge. With thin parts you can raise takeover to 0.95.",
+                    tooltip="Which parts of the mask start wide. thin parts: only strokes and points, so that broad areas keep their edge. everywhere: the "
+                    "whole mask (the paper).",
                 ),
                 io.Int.Input(
                     "thin",
@@ -127,6 +127,7 @@ class ProgressiveMaskDilate(io.ComfyNode):
         where: str = schedule.EVERYWHERE,
         thin: int = 2,
     ) -> io.NodeOutput:
+        # The defaults here are the paper's: a prompt that lacks `where` is from before there was one, when it was everywhere.
         m = as_mask(mask)
         check_total((stages + 1) * m.numel(), f"stages is {stages}, which makes masks")
         shrinking = schedule.shrinking(m, stages, growth, takeover, shape, spacing, soft_edge, where, thin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from conftest import ROOT
 from host.workflow import to_prompt
 
 BUILD = """async () => {
@@ -43,6 +44,14 @@ def meant(prompt: dict, info: dict) -> dict:
 def same(ours: Any, theirs: Any) -> bool:
     """Whether two prompts are equal as JSON, and 7 the same as 7.0 as in the browser."""
     return json.loads(json.dumps(ours)) == theirs
+
+
+def test_a_workflow_of_ours_from_before_inputs_were_added(ui):
+    saved = json.loads((ROOT / "tests" / "old_workflow.json").read_text(encoding="utf-8"))
+    ui.open()
+    ui.load(saved)
+    theirs, info = ui.prompt(), ui.object_info()
+    assert same(meant(to_prompt(saved, info), info), meant(theirs, info))
 
 
 def test_stock_nodes_of_every_kind(ui):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
-from blended_latent_diffusion.bld.schedule import stage_shares
+from bench._nodes import settings
+from blended_latent_diffusion.bld.schedule import shrinking, stage_shares
+from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from conftest import after_a_reload, needs_math
 from host.examples import BLUEPRINT
 
@@ -184,6 +188,7 @@ ADD = """() => {
     app.canvas.ds.scale = 1
     app.canvas.ds.offset = [0, 0]
 }"""
+HELD = """() => Object.fromEntries(app.graph.nodes.find(n => n.type === "ProgressiveMaskDilate").widgets.map(widget => [widget.name, widget.value]))"""
 SET = """settings => {
     const node = app.graph.nodes.find(n => n.type === "ProgressiveMaskDilate")
     for (const widget of node.widgets) if (widget.name in settings) { widget.value = settings[widget.name]; widget.callback?.(widget.value) }
@@ -198,7 +203,7 @@ def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
     stages = ui.page.locator(".bld-stages > div")
     stages.first.wait_for()
     for count, takeover, spacing, growth in ((3, 0.78, "equal", 1), (0, 0.78, "equal", 1), (2, 0.6, "eased", 2), (8, 0.95, "eased", 1)):
-        ui.page.evaluate(SET, {"stages": count, "takeover": takeover, "spacing": spacing, "growth": growth})
+        ui.page.evaluate(SET, {"stages": count, "takeover": takeover, "spacing": spacing, "growth": growth, "where": "everywhere"})
         shares = stages.evaluate_all("all => all.map(stage => Number(stage.dataset.share))")
         assert shares == pytest.approx(stage_shares(count, takeover, spacing))
         widths = stages.evaluate_all("all => all.map(stage => stage.getBoundingClientRect().width)")
@@ -207,6 +212,26 @@ def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
     ui.page.evaluate(SET, {"where": "thin parts"})
     assert stages.first.text_content() == "≤8", "only what is thin grows by so much"
     assert stages.first.get_attribute("title").startswith("At most 8 latent pixels beyond the thin parts")
+    assert ui.complaints == []
+
+
+@RENDERERS
+def test_one_click_sets_the_papers_settings_one_the_defaults_and_an_undo_takes_it_back(ui, vue):
+    ui.open()
+    ui.show_renderer(vue)
+    ui.page.evaluate(ADD)
+    timeline = ui.page.locator(".bld-schedule")
+    timeline.locator(".bld-stages > div").first.wait_for()
+    paper = {name: given.default for name, given in inspect.signature(shrinking).parameters.items() if name not in ("mask", "thin")}
+    ours = settings(ProgressiveMaskDilate)
+    assert paper["stages"] != ours["stages"]
+    for button, expected in (("Paper", paper), ("Defaults", ours), ("Paper", paper)):
+        timeline.get_by_role("button", name=button).click()
+        held = ui.page.evaluate(HELD)
+        assert {name: held[name] for name in expected} == expected
+        assert timeline.locator(".bld-stages > div").count() == expected["stages"] + 1
+    ui.page.keyboard.press("Control+z")
+    ui.page.wait_for_function(f"() => ({HELD})().stages === {ours['stages']}")
     assert ui.complaints == []
 
 
@@ -237,7 +262,9 @@ def test_the_pictures_of_a_list_and_of_a_batch_are_counted_through(ui, vue):
     ui.show_renderer(vue)
     ui.page.evaluate(PAGES)
     assert ui.run()["status"]["status_str"] == "success"
-    for node in ui.page.evaluate(FIND, "EditReport"):
+    reports = ui.page.evaluate(FIND, "EditReport")
+    assert len(reports) == 2
+    for node in reports:
         pager = display(ui, node).locator(".bld-pager")
         seen = []
         for _ in range(3):

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from bench.odd.values import IMAGES, MASKS, SAMPLES, STRANGERS, TEXTS, Latent, Many, Part, Pixels, Strategy, made, mostly, odd, odd_pixels, parts, pixels
 from blended_latent_diffusion.bld.masks import RESIZE_MODES
+from blended_latent_diffusion.bld.schedule import EVERYWHERE, THIN_PARTS
 from blended_latent_diffusion.nodes.apply_mask_schedule import ApplyMaskSchedule
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
 from blended_latent_diffusion.nodes.clip_rank_batch import ClipRankBatch
@@ -117,7 +118,7 @@ def listed(one: Strategy) -> Strategy:
 # Of each node the inputs that have no default, or whose default takes long.
 SOUND: dict[str, dict[str, Strategy]] = {
     "LatentMaskResize": {"mask": pixels(*MASKS), "latent": st.builds(Latent, pixels(*SAMPLES)), "mode": st.sampled_from(RESIZE_MODES)},
-    "ProgressiveMaskDilate": {"mask": pixels((1, 4, 4), (2, 4, 5), (4, 4))},
+    "ProgressiveMaskDilate": {"mask": pixels((1, 4, 4), (2, 4, 5), (4, 4)), "where": st.sampled_from((EVERYWHERE, THIN_PARTS))},
     "BlendedLatentKSampler": {
         "model": MODEL, "positive": st.builds(Prompted), "negative": st.builds(Prompted), "latent_image": LATENT, "mask": st.none() | MASK,
         "steps": st.integers(1, 3), "candidates": st.integers(1, 3), "cfg": st.sampled_from((1.0, 4.0)), "denoise": st.sampled_from((0.0, 0.5, 1.0)),
