@@ -395,7 +395,7 @@ def test_a_clip_that_gives_nan_is_refused(clip, edit, images):
     damaged = replace(clip, patcher=copy.copy(clip.patcher))
     damaged.patcher.model = copy.deepcopy(clip.patcher.model)
     with torch.no_grad():
-        damaged.patcher.model.visual.proj[0, 0] = float("nan")
+        next(damaged.patcher.model.visual.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="gives no finite embedding in torch.float32: its weights are damaged, so choose another model"):
         rank(damaged, images, edit.mask)
 
