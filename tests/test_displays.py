@@ -195,13 +195,19 @@ SET = """settings => {
 }"""
 
 
-@RENDERERS
-def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
+def timeline_of_a_new_node(ui, vue):
+    """The display of a Progressive Mask Dilate that has just been added."""
     ui.open()
     ui.show_renderer(vue)
     ui.page.evaluate(ADD)
-    stages = ui.page.locator(".bld-stages > div")
-    stages.first.wait_for()
+    timeline = ui.page.locator(".bld-schedule")
+    timeline.locator(".bld-stages > div").first.wait_for()
+    return timeline
+
+
+@RENDERERS
+def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
+    stages = timeline_of_a_new_node(ui, vue).locator(".bld-stages > div")
     for count, takeover, spacing, growth in ((3, 0.78, "equal", 1), (0, 0.78, "equal", 1), (2, 0.6, "eased", 2), (8, 0.95, "eased", 1)):
         ui.page.evaluate(SET, {"stages": count, "takeover": takeover, "spacing": spacing, "growth": growth, "where": "everywhere"})
         shares = stages.evaluate_all("all => all.map(stage => Number(stage.dataset.share))")
@@ -217,11 +223,7 @@ def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
 
 @RENDERERS
 def test_one_click_sets_the_papers_settings_one_the_defaults_and_an_undo_takes_it_back(ui, vue):
-    ui.open()
-    ui.show_renderer(vue)
-    ui.page.evaluate(ADD)
-    timeline = ui.page.locator(".bld-schedule")
-    timeline.locator(".bld-stages > div").first.wait_for()
+    timeline = timeline_of_a_new_node(ui, vue)
     paper = {name: given.default for name, given in inspect.signature(shrinking).parameters.items() if name not in ("mask", "thin")}
     ours = settings(ProgressiveMaskDilate)
     assert paper["stages"] != ours["stages"]

@@ -34,13 +34,13 @@ TRICKS = ("../secret.safetensors", "sub/../../secret.safetensors", "..\\secret.s
 HOSTILE = [text for text in TEXTS if len(text.splitlines()) == 1 and text.strip() and "\ud800" not in text]
 
 
-OPENED: list[str] = []
+OPENED: list[list[str]] = []
 
 
 def listen(event: str, arguments: tuple) -> None:
-    """Notes what is opened. Python takes no audit hook back."""
-    if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | bytes | os.PathLike):
-        OPENED.append(os.fsdecode(arguments[0]))
+    """Notes what is opened while someone looks. Python takes no audit hook back."""
+    if OPENED and event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], str | bytes | os.PathLike):
+        OPENED[-1].append(os.fsdecode(arguments[0]))
 
 
 sys.addaudithook(listen)
@@ -49,12 +49,11 @@ sys.addaudithook(listen)
 @contextmanager
 def opened() -> Iterator[list[str]]:
     """The files that are opened inside, and the folders that are listed."""
-    seen: list[str] = []
-    before = len(OPENED)
+    OPENED.append([])
     try:
-        yield seen
+        yield OPENED[-1]
     finally:
-        seen += OPENED[before:]
+        OPENED.pop()
 
 
 @pytest.mark.promise("listed-files")
