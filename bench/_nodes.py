@@ -102,9 +102,9 @@ def prunings(tools: Tools, case: Case, kinds: dict[str, dict[str, Any]]) -> dict
     return {name: PruneCandidates.execute(tools.clip, tools.vae, case.prompt, mask_of(case), **options).args[0] for name, options in kinds.items()}
 
 
-def scores(tools: Tools, case: Case, pictures: torch.Tensor, scope: str) -> torch.Tensor:
-    """The score of each picture by CLIP Rank Batch with the scope's defaults, (N,)."""
-    _, _, found, order, _ = ranked(tools, case, pictures, scope)
+def scores(tools: Tools, case: Case, pictures: torch.Tensor, scope: str, **settings: Any) -> torch.Tensor:
+    """The score of each picture by CLIP Rank Batch, (N,). settings: of the scope, beside the defaults."""
+    _, _, found, order, _ = ranked(tools, case, pictures, scope, settings)
     return torch.tensor(found)[torch.tensor(order).argsort()]
 
 
@@ -113,7 +113,7 @@ def best_of(tools: Tools, case: Case, latent: dict, pictures: torch.Tensor, scop
     return ranked(tools, case, pictures, scope, top_k=[1], latents=[latent])[1][0]
 
 
-def ranked(tools: Tools, case: Case, pictures: torch.Tensor, scope: str, **more: Any) -> tuple:
-    """The outputs of CLIP Rank Batch with the scope's defaults."""
-    options = {name: [value] for name, value in defaults(ClipRankBatch, "scope", scope).items()}
+def ranked(tools: Tools, case: Case, pictures: torch.Tensor, scope: str, settings: dict[str, Any] | None = None, **more: Any) -> tuple:
+    """The outputs of CLIP Rank Batch with the scope's defaults but for these settings."""
+    options = {name: [value] for name, value in (defaults(ClipRankBatch, "scope", scope) | (settings or {})).items()}
     return ClipRankBatch.execute([pictures], [tools.clip], [case.prompt], [mask_of(case)], scope=options, **more).args

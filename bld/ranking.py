@@ -13,6 +13,10 @@ from .masks import mask_box
 from .metrics import LEVELS, background_psnr, seam
 
 SCOPES = ("masked", "box", "whole")
+# What a mix looks at. Chosen by bench/ranking.py: on a masked picture of which the mask is a small part, CLIP judges worse than on that part alone.
+MIXED = ("close-up", "box", "whole")
+# Around a close-up, as a share of its longer side.
+MARGIN = 0.1
 # A video is judged by so many of its frames.
 SAMPLED = 4
 NO_MIN_SCORE = -100.0
@@ -68,20 +72,21 @@ def view(x_hat: Tensor, m: Tensor, scope: str, size: tuple[int, int], context: f
     Args:
         x_hat: (C, H, W) in 0..1.
         m: (H, W) in 0..1.
-        scope: `masked` x_hat · m, all of it (the paper); `box` the mask's box and some context, unmasked; `whole` x_hat.
+        scope: `masked` x_hat · m, all of it (the paper); `close-up` x_hat · m in the mask's box and MARGIN around it; `box` the mask's box and some
+            context, unmasked; `whole` x_hat.
         size: (height, width) of CLIP's input, to which the view is stretched (the paper stretches, too).
         context: of scope `box`, see `mask_box`.
         interpolation: `bicubic` or `bilinear`, as in the CLIP's own preprocessing; antialiased.
 
     Returns: (C, height, width) in 0..1.
     """
-    if scope == "masked":
+    if scope not in (*SCOPES, *MIXED):
+        raise ValueError(f"scope is {scope!r}, but must be one of {', '.join(dict.fromkeys((*SCOPES, *MIXED)))}.")
+    if scope in ("masked", "close-up"):
         x_hat = x_hat * m
-    elif scope == "box":
-        rows, columns = mask_box(m, context)
+    if scope in ("box", "close-up"):
+        rows, columns = mask_box(m, context if scope == "box" else MARGIN)
         x_hat = x_hat[:, rows, columns]
-    elif scope != "whole":
-        raise ValueError(f"scope is {scope!r}, but must be one of {', '.join(SCOPES)}.")
     return F.interpolate(x_hat[None], size=size, mode=interpolation, antialias=True)[0].clamp(0, 1)
 
 

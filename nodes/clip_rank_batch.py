@@ -12,9 +12,6 @@ from ..bridge.inputs import checked
 from ..bridge.older_comfyui import schema
 from ..bridge.types import CATEGORY, OpenClipType, frames_input
 
-# Chosen by bench/ranking.py on the repository's small model.
-MIX = {"masked": 1.0, "box": 4.0, "whole": 2.0}
-
 
 def _context() -> io.Input:
     return io.Float.Input(
@@ -22,10 +19,8 @@ def _context() -> io.Input:
     )
 
 
-def _weight(scope: str) -> io.Input:
-    return io.Float.Input(
-        f"{scope}_weight", default=MIX[scope], min=0.0, max=100.0, step=0.1, tooltip=f"How much the score of scope {scope} counts. 0 leaves it out."
-    )
+def _weight(scope: str, view: str) -> io.Input:
+    return io.Float.Input(f"{scope}_weight", default=1.0, min=0.0, max=100.0, step=0.1, tooltip=f"How much the score of the {view} counts. 0 leaves it out.")
 
 
 class ClipRankBatch(io.ComfyNode):
@@ -70,13 +65,14 @@ class ClipRankBatch(io.ComfyNode):
                 io.DynamicCombo.Input(
                     "scope",
                     options=[
-                        io.DynamicCombo.Option("mix", [_context(), *(_weight(scope) for scope in ranking.SCOPES)]),
+                        io.DynamicCombo.Option("mix", [_context(), *map(_weight, ranking.SCOPES, ranking.MIXED)]),
                         io.DynamicCombo.Option("masked", []),
                         io.DynamicCombo.Option("box", [_context()]),
                         io.DynamicCombo.Option("whole", []),
                     ],
                     tooltip="Which part of a picture CLIP looks at. masked: the picture with everything outside the mask black (the paper). box: the area "
-                    "around the mask. whole: the whole picture. mix: a weighted mean of the three scores, which ranked best in our tests.",
+                    "around the mask. whole: the whole picture. mix: a weighted mean of the scores of box, of whole, and of a "
+                    "close-up of masked, which ranked best in our tests.",
                 ),
                 io.Int.Input("top_k", default=0, min=0, max=4096, tooltip="How many of the best pictures to return. 0: all of them, sorted."),
                 io.String.Input(

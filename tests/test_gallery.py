@@ -320,7 +320,7 @@ def test_the_card_shows_each_part_of_the_score_whether_it_raises_or_lowers_it_an
         rows = card.locator("tr").evaluate_all(ROWS)
         parts = candidate["parts"]
         shares = [part["value"] * part["weight"] for part in parts]
-        assert [part["name"] for part in parts] == ["masked", "box", "whole", "background", "seam"]
+        assert [part["name"] for part in parts] == ["close-up", "box", "whole", "background", "seam"]
         texts = [[part["name"], signed(share), f"{part['value']:.4f} × {round(part['weight'], 2):g}"] for part, share in zip(parts, shares, strict=True)]
         assert [row[:3] for row in rows] == texts
         assert sum(shares) == pytest.approx(candidate["score"], abs=1e-4)

@@ -17,6 +17,7 @@ from PIL import Image
 from test_previews import opened as preview
 
 from blended_latent_diffusion.bld import ranking
+from blended_latent_diffusion.bld.masks import mask_box
 from blended_latent_diffusion.bld.metrics import seam
 from blended_latent_diffusion.bridge.clip.models import Memory
 from blended_latent_diffusion.bridge.sampling.seeds import seeds_of, with_seeds
@@ -232,12 +233,19 @@ def test_templates_average_phrases_with_the_prompt(clip, edit, images):
     assert not torch.allclose(photo, by_index(clip, images, edit.mask), atol=1e-5)
 
 
-def test_a_mix_is_the_weighted_mean_of_its_scopes(clip, edit, images):
+def test_a_mix_is_the_weighted_mean_of_its_views(clip, edit, images):
+    """The close-up is what scope masked would see of a picture that is no larger than the mask's box and a tenth around it."""
     single = {name: by_index(clip, images, edit.mask, scope={"scope": name, "context": 0.25}) for name in SCOPES}
-    scope = {"scope": "mix", "context": 0.25, "masked_weight": 1.0, "box_weight": 0.0, "whole_weight": 3.0}
-    mixed = by_index(clip, images, edit.mask, scope=scope)
-    assert torch.allclose(mixed, 0.25 * single["masked"] + 0.75 * single["whole"], atol=1e-5)
-    assert (single["masked"] - single["box"]).abs().max() > 1e-3
+    rows, columns = mask_box(edit.mask[0], 0.1)
+    close = by_index(clip, images[:, rows, columns], edit.mask[:, rows, columns], scope={"scope": "masked"})
+
+    def mix(*weights: float) -> torch.Tensor:
+        names = [f"{scope}_weight" for scope in SCOPES]
+        return by_index(clip, images, edit.mask, scope={"scope": "mix", "context": 0.25, **dict(zip(names, weights, strict=True))})
+
+    assert torch.allclose(mix(1, 0, 3), 0.25 * close + 0.75 * single["whole"], atol=1e-5)
+    assert torch.allclose(mix(0, 2, 2), 0.5 * single["box"] + 0.5 * single["whole"], atol=1e-5)
+    assert (close - single["masked"]).abs().max() > 1e-3
 
 
 def test_with_a_source_every_error_against_it_counts(clip, edit, images):
@@ -345,7 +353,7 @@ def test_the_gallery_shows_every_candidate_with_all_that_its_score_is_made_of(cl
     assert len(shown) == 5 and shown[-1]["index"] == 2 and shown[-1]["score"] is None and "NaN" in shown[-1]["out"]
     assert [one["index"] for one in shown[:4]] == [int(line.split()[2][:-1]) for line in result.args[4].splitlines()[:4]], "best first, as in the report"
     for candidate in shown[:-1]:
-        assert [part["name"] for part in candidate["parts"]] == ["masked", "box", "whole", "background", "seam"]
+        assert [part["name"] for part in candidate["parts"]] == ["close-up", "box", "whole", "background", "seam"]
         assert candidate["score"] == pytest.approx(sum(part["value"] * part["weight"] for part in candidate["parts"]), abs=1e-6)
         assert candidate["out"] == "" and candidate["seed"] is None
         assert np.abs(np.asarray(preview(candidate["tile"])) / 255 - images[candidate["index"]].numpy()).mean() < 0.02

@@ -70,6 +70,8 @@ def test_the_views_of_a_candidate():
     assert torch.allclose(ranking.view(picture, m, "masked", (32, 32)), picture * m, atol=1e-5)
     assert torch.allclose(ranking.view(picture, m, "whole", (32, 32)), picture, atol=1e-5)
     assert torch.allclose(ranking.view(picture, m, "box", (8, 16), context=0), picture[:, 4:12, 8:24], atol=1e-5)
+    seen = (picture * m)[:, 2:14, 6:26]
+    assert torch.allclose(ranking.view(picture, m, "close-up", (12, 20)), seen, atol=1e-5), "the mask's box and a tenth of its 16 pixels around it"
     smooth = torch.nn.functional.interpolate(picture[None], size=(20, 20), mode="bilinear", antialias=True)[0]
     assert torch.equal(ranking.view(picture, m, "whole", (20, 20), interpolation="bilinear"), smooth)
     with pytest.raises(ValueError, match="scope is 'all'"):

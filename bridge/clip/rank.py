@@ -179,10 +179,10 @@ def check_latents(latents: Sequence[dict], count: int) -> None:
 
 
 def weights_of(scope: dict) -> dict[str, float]:
-    """The share of each scope's score, 1 in sum. Raises ValueError for a mix of nothing."""
+    """The share of each view's score, 1 in sum. Raises ValueError for a mix of nothing."""
     if scope["scope"] != "mix":
         return {scope["scope"]: 1.0}
-    weights = {name: scope[f"{name}_weight"] for name in ranking.SCOPES if scope[f"{name}_weight"] > 0}
+    weights = {view: weight for view, name in zip(ranking.MIXED, ranking.SCOPES, strict=True) if (weight := scope[f"{name}_weight"]) > 0}
     if not weights:
         raise ValueError("scope is mix, but all its weights are 0: set at least one of them above 0.")
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
