@@ -143,7 +143,7 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
     """The tables and their figures."""
     with workers(options.workers) as each:
         if options.samplers:
-            return over_samplers(each, 16 if options.quick else 48)
+            return over_samplers(each, 16 if options.quick else 24)
         first, methods = (DEVELOPMENT, TRIED) if options.development else (TEST, METHODS)
         count, broad = (40, 10) if options.quick else (120, 30) if options.development else (400, 50)
         measured = measure(each, groups_of(first, count, broad), methods, first)

@@ -229,7 +229,7 @@ With your own checkpoint, a tiny VAE (TAESD) is good enough for the judging."""
         Step("Prepare picture, prompt and mask", [encoded(), resize() | {"ranker": RANKER}]),
         Step("Sample 16 candidates, and stop the poor ones early", [
             shrink() | {"prune": prune},
-            {"sample": sampler(candidates=16, mask_schedule="@shrink.schedule", pruning="@prune.pruning")}]),
+            {"sample": sampler(candidates=16, seed=2, mask_schedule="@shrink.schedule", pruning="@prune.pruning")}]),
         Step("Rank those that were finished", [{"decode": DECODE}, *ranked.columns[1:]]),
         finish(),
         outcome("edit"),
