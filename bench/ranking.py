@@ -11,7 +11,8 @@ The candidates of an edit are drawn once and ranked in every way. For the pruned
 the rounds are held on that: a candidate that goes on comes out as without pruning (tests/test_pruning.py). Their times are those of real
 runs, in turn with the full batch, on the first edits; how often these runs put the same candidate first is told, too.
 
-The mix's views and weights and the settings of pruning were chosen on other edits (``--development``), never on those of the tables.
+The mix and the settings of pruning were chosen on other edits, never on those of the tables: the views of the mix by hand ("Why a close-up" in
+docs/FIGURES.md), weights and rounds among those that ``--development`` prints.
 
 On a CPU that is quick at it, all but the judge runs in bfloat16, as it would in half precision on a GPU; on others in float32.
 """

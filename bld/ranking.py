@@ -13,8 +13,9 @@ from .masks import mask_box
 from .metrics import LEVELS, background_psnr, seam
 
 SCOPES = ("masked", "box", "whole")
-# What a mix looks at. Chosen by bench/ranking.py: on a masked picture of which the mask is a small part, CLIP judges worse than on that part alone.
+# What a mix looks at, see "Why a close-up" in docs/FIGURES.md: of a masked picture that is nearly all black, CLIP sees little.
 MIXED = ("close-up", "box", "whole")
+VIEWS = (*SCOPES, "close-up")
 # Around a close-up, as a share of its longer side.
 MARGIN = 0.1
 # A video is judged by so many of its frames.
@@ -80,8 +81,8 @@ def view(x_hat: Tensor, m: Tensor, scope: str, size: tuple[int, int], context: f
 
     Returns: (C, height, width) in 0..1.
     """
-    if scope not in (*SCOPES, *MIXED):
-        raise ValueError(f"scope is {scope!r}, but must be one of {', '.join(dict.fromkeys((*SCOPES, *MIXED)))}.")
+    if scope not in VIEWS:
+        raise ValueError(f"scope is {scope!r}, but must be one of {', '.join(VIEWS)}.")
     if scope in ("masked", "close-up"):
         x_hat = x_hat * m
     if scope in ("box", "close-up"):
