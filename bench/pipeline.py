@@ -4,9 +4,10 @@
 
 The authors': 24 candidates of 50 DDIM steps, fresh background noise at each step, all of them decoded and ranked by CLIP on the masked
 picture, then 75 Adam steps of the whole decoder in float32 on the whole picture, from whose result the picture is taken. Ours: as many
-candidates, with the settings OURS, pruned, ranked with the default mix, and the best is reconstructed by Decoder Finetune Reconstruct with its defaults.
-Both reconstruct with the mask that was sampled, in whole cells of the latent. Two more rows reconstruct the best of ours as a workflow does, with the
-mask as it was painted: without and with keep_thin_edits. The seam, the background and what is inside are those of the mask that a row was given.
+candidates, with the settings OURS, pruned, ranked with the default mix, and the best is reconstructed by Decoder Finetune Reconstruct with its defaults
+and the mask as it was painted, as in a workflow. The authors reconstruct with the mask that was sampled, in whole cells of the latent. Two more rows
+reconstruct the best of ours again: without keep_thin_edits, and with whole cells. The seam, the background and what is inside are those of the mask that
+a row was given.
 OURS was set before any edit of the table was made; ``--development`` compares other numbers of steps, on other edits.
 
 The masks: strokes of 2 to 16 pixels and broad areas, by turns. The judge is that of bench/ranking.py; what it says about half
@@ -65,34 +66,53 @@ def sampled(case: Case, latent: dict) -> torch.Tensor:
     return functional.interpolate(m.reshape(1, 1, *m.shape[-2:]).float(), case.mask.shape)[0]
 
 
+def painted(case: Case, latent: dict) -> torch.Tensor:
+    """The mask as it was painted, (1, H, W)."""
+    return mask_of(case)
+
+
 def to_reconstruct(case: Case, latent: dict, mask: torch.Tensor) -> reconstruction.Case:
     """The edit as bench/reconstruction.py has them."""
     return reconstruction.Case(torch.from_numpy(case.source).float()[None] / 255, mask, latent["samples"])
 
 
-def by_the_paper(tools: Tools, case: Case, latent: dict) -> torch.Tensor:
+def by_the_paper(tools: Tools, case: Case, latent: dict, mask: torch.Tensor) -> torch.Tensor:
     """75 steps of Adam at 1e-4 on all weights of the decoder, in float32; lambda is 100, and means are over the whole picture."""
-    return reconstruction.authors(tools.vae, to_reconstruct(case, latent, sampled(case, latent)))
+    return reconstruction.authors(tools.vae, to_reconstruct(case, latent, mask))
 
 
-def by_the_node(tools: Tools, case: Case, latent: dict, mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
-    """Decoder Finetune Reconstruct with its defaults but for `options`, with the mask that was sampled or another."""
-    one = to_reconstruct(case, latent, sampled(case, latent) if mask is None else mask)
-    method = defaults(DecoderFinetuneReconstruct, "method", DECODER)
-    return DecoderFinetuneReconstruct.execute({"samples": one.z}, tools.vae, one.source, one.mask, method, **options).args[0].cpu()
+def by_the_node(tools: Tools, case: Case, latent: dict, mask: torch.Tensor, keep_thin_edits: bool = True) -> torch.Tensor:
+    """Decoder Finetune Reconstruct as it is when it is new, but for `keep_thin_edits`."""
+    one, method = to_reconstruct(case, latent, mask), defaults(DecoderFinetuneReconstruct, "method", DECODER)
+    return DecoderFinetuneReconstruct.execute({"samples": one.z}, tools.vae, one.source, one.mask, method, keep_thin_edits).args[0].cpu()
 
 
-def as_painted(tools: Tools, case: Case, made: Made, keep_thin_edits: bool) -> Made:
-    """The same edit, reconstructed with the mask as it was painted."""
-    mask = mask_of(case)
+def by_nothing(tools: Tools, case: Case, latent: dict, mask: torch.Tensor) -> torch.Tensor:
+    """The plain decode."""
+    return tools.vae.decode(latent["samples"])
+
+
+def otherwise(tools: Tools, case: Case, made: Made) -> dict[str, Made]:
+    """The same edit, reconstructed in the other ways of the table, by their names."""
+    cells = sampled(case, made.best)
     with half_precision(False):
-        return replace(made, picture=by_the_node(tools, case, made.best, mask, keep_thin_edits=keep_thin_edits), mask=mask)
+        return {
+            "without keep_thin_edits": replace(made, picture=by_the_node(tools, case, made.best, made.mask, keep_thin_edits=False)),
+            "whole cells": replace(made, picture=by_the_node(tools, case, made.best, cells, keep_thin_edits=False), mask=cells),
+        }
 
 
 def make(
-    tools: Tools, case: Case, seed: int, settings: dict[str, Any], scope: str, reconstruct: Callable[..., torch.Tensor], prune: bool
+    tools: Tools,
+    case: Case,
+    seed: int,
+    settings: dict[str, Any],
+    scope: str,
+    prune: bool,
+    area: Callable[[Case, dict], torch.Tensor],
+    reconstruct: Callable[..., torch.Tensor],
 ) -> Made:
-    """One edit, from the source to the reconstructed picture."""
+    """One edit, from the source to the reconstructed picture. area: the mask to reconstruct with, of a case and its LATENT."""
     clock = [time.perf_counter()]
     pruning = prunings(tools, case, {"": {}})[""] if prune else None
     latent = draw(tools, case, seed, CANDIDATES, pruning=pruning, **settings)
@@ -101,20 +121,20 @@ def make(
     best = best_of(tools, case, latent, pictures, scope)
     clock.append(time.perf_counter())
     with half_precision(False):
-        picture = reconstruct(tools, case, best)
+        picture = reconstruct(tools, case, best, mask := area(case, best))
     clock.append(time.perf_counter())
     parts = {name: after - before for name, (before, after) in zip(PARTS, itertools.pairwise(clock), strict=True)}
-    return Made(best, tools.vae.decode(best["samples"]).float(), picture, sampled(case, best), parts, _judge.shown(tools.referee, case, pictures))
+    return Made(best, tools.vae.decode(best["samples"]).float(), picture, mask, parts, _judge.shown(tools.referee, case, pictures))
 
 
 def authors(tools: Tools, case: Case, seed: int) -> Made:
     """The procedure of the paper."""
-    return make(tools, case, seed, AUTHORS, ranking.PAPER, by_the_paper, prune=False)
+    return make(tools, case, seed, AUTHORS, ranking.PAPER, False, sampled, by_the_paper)
 
 
 def ours(tools: Tools, case: Case, seed: int) -> Made:
     """The pack's."""
-    return make(tools, case, seed, OURS, ranking.DEFAULT, by_the_node, prune=True)
+    return make(tools, case, seed, OURS, ranking.DEFAULT, True, painted, by_the_node)
 
 
 def measured(case: Case, made: Made) -> tuple[float, float, float, float]:
@@ -161,8 +181,7 @@ def choose(tools: Tools, cases: list[Case]) -> None:
     """Steps and samplers on development edits: how often the first of a pruned and ranked batch shows the object, and the seconds to there."""
     rows = {}
     for name, settings in TRIED.items():
-        made = [make(tools, case, seed_of(DEVELOPMENT, i), settings, ranking.DEFAULT, lambda tools, case, best: tools.vae.decode(best["samples"]), True)
-                for i, case in enumerate(cases)]
+        made = [make(tools, case, seed_of(DEVELOPMENT, i), settings, ranking.DEFAULT, True, painted, by_nothing) for i, case in enumerate(cases)]
         hit = shows(tools, cases, (one.picture for one in made)).mean()
         rows[name] = [hit, np.mean([one.shown.mean() for one in made]), statistics.median(sum(one.seconds.values()) for one in made)]
     _table.show("steps", {"first shows": "{:.1%}", "each": "{:.1%}", "seconds": "{:.1f}"}, rows)
@@ -180,8 +199,8 @@ def answer(options: argparse.Namespace) -> dict[str, Any]:
         for i, case in enumerate(found):
             rows[AUTHORS_NAME].append(authors(tools, case, seed_of(TEST, i)))
             rows[OUR_NAME].append(made := ours(tools, case, seed_of(TEST, i)))
-            for keep in (False, True):
-                rows[f"{OUR_NAME}, mask as painted{', keep_thin_edits' * keep}"].append(as_painted(tools, case, made, keep))
+            for name, other in otherwise(tools, case, made).items():
+                rows[f"{OUR_NAME}, {name}"].append(other)
     return show(tools, found, rows)
 
 

@@ -182,6 +182,12 @@ def kept(mask: Tensor, latent_mask: Tensor) -> Tensor:
     return (mask > 0) & (_enlarged(latent_mask, mask) > 0)
 
 
+def thin_parts(mask: Tensor, cell: int, most: int) -> Tensor:
+    """A mask without what is thicker than `most` cells of `cell` pixels, see `thickness`: (B, H, W) -> (B, H, W)."""
+    cells = resize(mask, (math.ceil(mask.shape[-2] / cell), math.ceil(mask.shape[-1] / cell)))
+    return mask * (_enlarged(thickness(cells, most + 1), mask) <= most)
+
+
 def dropped(mask: Tensor, latent_mask: Tensor) -> tuple[int, int]:
     """What a resize lost: painted pixels (> 0) whose cell is off, and strokes of which no pixel is left.
 

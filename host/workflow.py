@@ -16,8 +16,8 @@ DEFAULTS: Json = {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "STRING": ""}
 WIDGETS = {*DEFAULTS, "COMBO", DYNAMIC_COMBO, COMPARE, "MARKDOWN", "TEXTAREA", "COLOR", "CURVE"}
 NOT_CONVERTED = {"BOUNDING_BOX", "BOUNDING_BOXES", "CHART", "COLORS", "GALLERIA", "PAINTER", "RANGE"}
 MISSING = object()
-# What an input meant before there was one, where its default is another, as js/schedule.js has it.
-BEFORE = {"ProgressiveMaskDilate": {"where": "everywhere"}}
+# What an input meant before there was one, where its default is another, as js/old_workflows.js has it.
+BEFORE = {"ProgressiveMaskDilate": {"where": "everywhere"}, "DecoderFinetuneReconstruct": {"keep_thin_edits": False}}
 # The ends of a subgraph's links that are its own inputs and outputs.
 TAKES, GIVES = -10, -20
 

@@ -30,16 +30,6 @@ function createPresets(node) {
   return row;
 }
 
-/** A workflow from before the input `where` was there meant everywhere, which is no longer the default. */
-function meanWhatItMeant(node) {
-  const { onConfigure } = node;
-  node.onConfigure = function (saved) {
-    onConfigure?.call(this, saved);
-    const place = this.widgets.findIndex(({ name }) => name === "where");
-    if (saved.widgets_values?.length === place) this.widgets[place].value = "everywhere";
-  };
-}
-
 /** Progressive Mask Dilate: known from its widgets alone, or else from the last run. */
 function createSchedule(node) {
   const bar = createBar();
@@ -70,7 +60,6 @@ function createSchedule(node) {
   }
 
   watchWidgets(node, SHAPING, draw);
-  meanWhatItMeant(node);
   requestAnimationFrame(draw);
   return {
     element: element("div", { className: "bld-schedule" }, bar.element, createPresets(node)),

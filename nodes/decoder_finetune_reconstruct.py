@@ -155,10 +155,11 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "keep_thin_edits",
-                    default=False,
+                    default=True,
                     optional=True,
-                    tooltip="An edit fills whole latent cells, so a thin stroke hides part of it. On: the result also keeps what the edit changed up to one "
-                    "latent cell (8 pixels for most VAEs) beyond the mask, with a soft edge. Off: every pixel outside the mask is the source's.",
+                    tooltip="An edit fills whole latent cells, so a thin stroke hides part of it. On: where the mask is at most 3 latent cells thick (24 "
+                    "pixels for most VAEs), the result also keeps what the edit changed up to one cell beyond it, with a soft edge. Off: every pixel outside "
+                    "the mask is the source's.",
                 ),
                 frames_input("so that colour fit changes their colors no faster than the source does. Not needed for the latent of a video VAE"),
             ],

@@ -1,7 +1,8 @@
-"""keep_thin_edits: the result keeps what an edit changed beside a thin stroke, and everything else is the source."""
+"""keep_thin_edits: the result keeps what an edit changed beside the thin parts of a mask, and everything else is the source."""
 
 from __future__ import annotations
 
+import inspect
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from blended_latent_diffusion.bld.edges import Region
+from blended_latent_diffusion.bld.masks import thin_parts
 from blended_latent_diffusion.bld.metrics import seam
 from blended_latent_diffusion.bld.reconstruction import follow
 from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
@@ -39,6 +41,23 @@ def test_a_mask_stays_where_the_edit_changed_nothing_and_is_as_soft_as_the_chang
     assert half == pytest.approx(0.5, abs=0.01) and whole == 1
 
 
+@pytest.mark.parametrize(("width", "is_thin"), [(1, True), (8, True), (16, True), (32, False), (60, False)])
+@pytest.mark.parametrize("offset", range(CELL))
+def test_strokes_of_up_to_two_cells_are_thin_wherever_they_lie_and_broad_areas_are_not(width, is_thin, offset):
+    m = torch.zeros(1, 120, 100)
+    m[:, 24 + offset : 24 + offset + width] = 0.7
+    assert torch.equal(thin_parts(m, CELL, 3), m * is_thin)
+
+
+def test_a_stroke_that_leaves_a_blob_is_thin_and_the_blob_is_not():
+    blob, stroke = torch.zeros(2, 1, 128, 128)
+    blob[:, 32:80, 16:64], stroke[:, 52:58, 80:120] = 1, 1
+    joined = blob.clone()
+    joined[:, 52:58, 64:120] = 1
+    thin = thin_parts(joined, CELL, 3)
+    assert torch.equal(thin * stroke, stroke) and not (thin * blob).any()
+
+
 @pytest.fixture(scope="module")
 def thin(edit: Edit) -> tuple[Tensor, Tensor, Tensor]:
     """A stroke of 2 pixels (1, 128, 128), a latent whose edit is 12 pixels wide around it, and its plain decode."""
@@ -56,6 +75,7 @@ def reconstructed(edit: Edit, thin: tuple[Tensor, Tensor, Tensor], method: dict,
 
 
 @pytest.mark.promise("thin-edits")
+@pytest.mark.promise("thin-edits-off")
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["method"])
 def test_a_thin_edit_survives_and_all_beyond_a_cell_is_the_source(edit, thin, method):
     mask, _, plain = thin
@@ -65,14 +85,29 @@ def test_a_thin_edit_survives_and_all_beyond_a_cell_is_the_source(edit, thin, me
     assert torch.equal(on[far], edit.image[far]) and torch.equal(off[mask == 0], edit.image[mask == 0])
     drawn = (plain - edit.image)[band].abs().mean()
     assert (on - edit.image)[band].abs().mean() > 0.5 * drawn > 0.1, "the edit is there beside the stroke"
-    reach = int(re.search(r"beyond the mask: up to (\d+) pixels from it, \d+ pixels in a picture", told)[1])
-    assert 4 <= reach <= CELL and "beyond the mask" not in silent
+    reach = int(re.search(r"beside the thin parts of the mask: up to (\d+) pixels away, \d+ pixels in a picture", told)[1])
+    assert 4 <= reach <= CELL and "thin parts" not in silent
 
 
-def test_a_source_that_nobody_edited_is_left_alone(edit):
+def test_a_source_that_nobody_edited_is_left_alone(edit, thin):
     with torch.inference_mode():
-        image, _, report = DecoderFinetuneReconstruct.execute(edit.latent, edit.vae, edit.image, edit.mask, {"method": "paste"}, True).args
-    assert torch.equal(image[edit.mask == 0], edit.image[edit.mask == 0]) and "The edit changed nothing beyond the mask." in report
+        image, _, report = DecoderFinetuneReconstruct.execute(edit.latent, edit.vae, edit.image, thin[0], {"method": "paste"}, True).args
+    outside = thin[0] == 0
+    assert torch.equal(image[outside], edit.image[outside]) and "The edit changed nothing beside the thin parts of the mask." in report
+
+
+def test_all_around_a_broad_mask_is_the_source(edit, thin):
+    _, z, plain = thin
+    mask = torch.zeros_like(edit.mask)
+    mask[:, 40:80, 20:60] = 1
+    (off, silent), (on, told) = (reconstructed(edit, (mask, z, plain), {"method": "paste"}, keep) for keep in (False, True))
+    assert torch.equal(on, off) and torch.equal(on[mask == 0], edit.image[mask == 0]) and told == silent
+
+
+def test_a_new_node_keeps_thin_edits_and_an_old_prompt_means_what_it_meant():
+    (switch,) = (i for i in DecoderFinetuneReconstruct.define_schema().inputs if i.id == "keep_thin_edits")
+    assert switch.default is True and switch.optional
+    assert inspect.signature(DecoderFinetuneReconstruct.execute).parameters["keep_thin_edits"].default is False
 
 
 def test_the_seam_is_no_worse(edit, thin):

@@ -28,6 +28,8 @@ DECODER, LATENT, AUTO = "decoder weights", "latent", "auto"
 Plain = Callable[[], Tensor]
 # Pixels around the mask that the report looks at on their own.
 BAND = 16
+# Latent cells that a thin part of a mask is at most thick: a stroke of two cells lies in three of them.
+THIN = 3
 
 
 def reconstruct(
@@ -47,7 +49,7 @@ def reconstruct(
         samples: LATENT of pictures or of videos. image: IMAGE, the source, one for all or one each, of a video its frames.
         mask: MASK at the size of image, one for all or one each.
         method: a key of METHODS. settings: its inputs by name.
-        keep_thin: the mask follows what the edit changed, up to a latent cell beyond it.
+        keep_thin: the thin parts of the mask follow what the edit changed, up to a latent cell beyond them.
         frames: of each video, if samples are frames by an image VAE; 1 for pictures, 0 for one video of all. A video VAE's latent knows its own.
         node_id: the node that shows the progress.
 
@@ -59,9 +61,10 @@ def reconstruct(
     every, ratio = ratios_of(vae, z)
     frames = 1 + every * (z.shape[2] - 1) if z.ndim == 5 else frames_of(frames, len(z), "samples")
     source, m = beside(z, ratio, as_picture(image, "image"), as_mask(mask), frames, every)
-    painted = m
-    if keep_thin and (m > 0).any():
-        m = followed(z, vae, source, m, ratio, frames)
+    painted, thin = m, masks.thin_parts(m, ratio, THIN)
+    follows = keep_thin and bool((thin > 0).any())
+    if follows:
+        m = torch.maximum(m, followed(z, vae, source, thin, ratio, frames))
 
     source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
     plain = functools.cache(lambda: drawn(vae, z, frames).to(source))
@@ -72,7 +75,7 @@ def reconstruct(
     report = f"{method}: background {compared(fit, source, m)}."
     near = f"Within {BAND} pixels of the mask: {compared(fit, source, 1 - region.nearby(BAND) * (m == 0))}."
     flickers = [flickering(fit, source, m, frames)] if frames > 1 else []
-    beyond = [beyond_paint(painted, m)] if keep_thin else []
+    beyond = [beyond_paint(painted, m)] if follows else []
     report = "\n".join([report, near, *flickers, *beyond, *fit.remarks])
     shown = comparison(fit.picture, source, m, fit.plain, frames=frames, method=method, seconds=seconds, report=report)
     return fit.picture.movedim(1, -1), fit.vae, report, shown
@@ -102,9 +105,9 @@ def beyond_paint(painted: Tensor, m: Tensor) -> str:
     """How far the reconstruction went beyond the mask that was given."""
     more = (m > 0) & (painted == 0).repeat(len(m) // len(painted), 1, 1)
     if not more.any():
-        return "The edit changed nothing beyond the mask."
+        return "The edit changed nothing beside the thin parts of the mask."
     reach = Region(painted).outside.repeat(len(m) // len(painted), 1, 1)[more.cpu()].max()
-    return f"Kept what the edit changed beyond the mask: up to {reach:.0f} pixels from it, {int(more.sum()) / len(m):.0f} pixels in a picture."
+    return f"Kept what the edit changed beside the thin parts of the mask: up to {reach:.0f} pixels away, {int(more.sum()) / len(m):.0f} pixels in a picture."
 
 
 def flickering(fit: Fit, source: Tensor, m: Tensor, frames: int) -> str:
