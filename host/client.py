@@ -314,14 +314,17 @@ class Client:
             opened.set()
 
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        running = None
         async for message in socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue  # previews come as binary frames
             event = json.loads(message.data)
             data = event.get("data") or {}
-            if "prompt_id" in data:
+            running = data.get("prompt_id", running)
+            # What this pack's nodes tell their displays names the node alone: it belongs to the prompt that runs.
+            if running is not None and ("prompt_id" in data or "node" in data):
                 with self._lock:
-                    self._events[data["prompt_id"]].put(Event(event["type"], data))
+                    self._events[running].put(Event(event["type"], data))
 
     def _connection_error(self) -> ConnectionLost:
         return ConnectionLost(f"The connection to ComfyUI at {self.url} is lost.{self._lines()}")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
+from test_workflows import nodes_of, workflow
 
 from blended_latent_diffusion.bridge.sampling.steps import EVENT
 from blended_latent_diffusion.nodes.blended_latent_ksampler import BlendedLatentKSampler
@@ -62,12 +61,11 @@ def test_without_a_schedule_there_is_one_stage(edit):
 
 
 @pytest.mark.parametrize("resample, order", [(0, [0, 1, 2, 3]), (2, [0, 1, 2, 3, 2, 3])])
-def test_the_display_hears_of_the_steps_before_the_first_and_then_of_each(edit, monkeypatch, resample, order):
-    told = []
-    instance = SimpleNamespace(client_id="me", send_sync=lambda event, data, client: told.append((event, client, data)))
-    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
-    monkeypatch.setattr(BlendedLatentKSampler, "hidden", SimpleNamespace(unique_id="3:4"), raising=False)
-    shown = draw(edit, steps=4, resample_steps=resample, mask=edit.mask)
+def test_the_display_hears_of_the_steps_before_the_first_and_then_of_each(client, resample, order):
+    prompt, told = client.prompt(workflow("smallest_graph")), []
+    (node,) = nodes_of(prompt, "BlendedLatentKSampler")
+    prompt[node]["inputs"] |= {"steps": 4, "resample_steps": resample}
+    done = client.run(prompt, lambda event: told.append(event.data) if event.type == EVENT else None)
     first, *others = told
-    assert first == (EVENT, "me", {"node": "3:4", "steps": {**shown, "shares": [1.0]}})
-    assert others == [(EVENT, "me", {"node": "3:4", "step": step}) for step in order]
+    assert first == {"node": node, "steps": done.outputs[node]["steps"][0]}
+    assert others == [{"node": node, "step": step} for step in order]

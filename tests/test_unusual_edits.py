@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+from io import BytesIO
 
-import comfy.utils
-import folder_paths
 import pytest
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from PIL import Image
 from test_decoder_tails import latent, vae_of
+from test_workflows import nodes_of, workflow
 from torch import Tensor
 
 from blended_latent_diffusion.bridge.vae.reconstruct import METHODS, reconstruct
@@ -109,21 +105,19 @@ def test_it_starts_from_the_sampled_latent_and_encodes_nothing_but_the_source(va
     assert len(of_this_size) == 1 and torch.allclose(of_this_size[0], source().movedim(-1, 1) * 2 - 1, atol=1e-6)
 
 
-def test_the_bar_shows_every_step_and_the_display_gets_its_loss_decibels_and_pictures(vae, monkeypatch):
-    told, said = [], []
-    instance = SimpleNamespace(client_id="me", send_sync=lambda event, data, client: said.append((event, client, data)))
-    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, node_id=None: told.append((value, total)))
-    monkeypatch.setattr(DecoderFinetuneReconstruct, "hidden", SimpleNamespace(unique_id="1:7"), raising=False)
-    run(vae, DECODER | {"iterations": 12})
-    steps = [one for one in told if one[1] == 12]
-    assert steps[0][0] == 1 and steps[-1][0] == 12
-    assert {(event, client, data["node"], data["steps"]) for event, client, data in said} == {("blended_latent.fit", "me", "1:7", 12)}
-    found = json.loads(json.dumps([data for _, _, data in said], allow_nan=False))
-    assert [one["step"] for one in found] == list(range(1, 13))
+def test_the_bar_shows_every_step_and_the_display_gets_its_loss_decibels_and_pictures(client):
+    prompt, told = client.prompt(workflow("smallest_graph")), []
+    (sampler,), (node,) = (nodes_of(prompt, kind) for kind in ("BlendedLatentKSampler", "DecoderFinetuneReconstruct"))
+    prompt[sampler]["inputs"]["steps"] = 4
+    prompt[node]["inputs"] |= {"method.iterations": 12, "method.background_target": 200.0}
+    client.run(prompt, told.append)
+    bar = [(event.data["value"], event.data["max"]) for event in told if event.type == "progress" and event.node == node]
+    assert (12, 12) in bar and (1, 12) in bar
+    found = [event.data for event in told if event.type == "blended_latent.fit"]
+    assert {(one["node"], one["steps"]) for one in found} == {(node, 12)} and [one["step"] for one in found] == list(range(1, 13))
     assert found[-1]["loss"] < found[0]["loss"] and found[-1]["background"] > found[0]["background"]
     files = [file for one in found for file in one["files"]]
-    assert len(files) >= 2 and all(min(Image.open(Path(folder_paths.get_temp_directory(), one["subfolder"], one["filename"])).size) >= 16 for one in files)
+    assert len(files) >= 2 and all(min(Image.open(BytesIO(client.view(file))).size) >= 16 for file in files)
 
 
 def test_each_candidate_may_have_its_own_source_and_mask_and_one_of_them_may_be_empty(vae):

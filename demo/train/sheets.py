@@ -1,4 +1,4 @@
-"""Sample sheets for the eye: ``demo/samples/*.jpg`` from the exported weights."""
+"""Sheets for the eye, in ``demo/samples``. Those of generated and edited pictures are drawn by ``python run.py bench look``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from PIL import Image
 
 from ..files import SAMPLES
 from . import common, data, sampling
-from .wording import article
-
-EDITS = ("a fox", "a sunflower", "a panda", "an apple", "a rocket", "a turtle")
 
 
 def grid(pictures: list[np.ndarray], columns: int) -> Image.Image:
@@ -21,32 +18,11 @@ def grid(pictures: list[np.ndarray], columns: int) -> Image.Image:
     return sheet
 
 
-def _write(name: str, sheet: Image.Image) -> None:
+def write(name: str, sheet: Image.Image) -> None:
+    """Save a sheet among the samples."""
     SAMPLES.mkdir(parents=True, exist_ok=True)
     sheet.save(SAMPLES / f"{name}.jpg", quality=88)
     print(f"samples/{name}.jpg")
-
-
-def generation(model: object, clip: object, vae: object, seed: int = 1) -> Image.Image:
-    """Each kind once, on a background of its own."""
-    rng, prompts = np.random.default_rng(seed), []
-    for kind in data.KIND_NAMES:
-        background = data._draw_background(rng)
-        prompts.append(f"{article(kind)} {data.background_words(background, rng)}")
-    return grid(list(sampling.decode(vae, sampling.sample(model, clip, prompts, seed))), 8)
-
-
-def edits(model: object, clip: object, vae: object, seed: int = 2, count: int = 4) -> Image.Image:
-    """Rows of: the source with its box, then six edits inside the box by the host's noise mask."""
-    pictures = []
-    for row in range(count):
-        rng = np.random.default_rng((seed, row))
-        source, mask = data.render(data.plan("test", 900 + row)), box_mask(rng)
-        latent = sampling.encode(vae, source[None]).repeat(len(EDITS), 1, 1, 1)
-        small = sampling.latent_mask(mask[None]).repeat(len(EDITS), 1, 1, 1)
-        out = sampling.decode(vae, sampling.sample(model, clip, list(EDITS), seed + row, latent, small))
-        pictures += [_outlined(source, mask), *out]
-    return grid(pictures, 1 + len(EDITS))
 
 
 def box_mask(rng: np.random.Generator, low: float = 17 / 32, high: float = 27 / 32) -> np.ndarray:
@@ -58,7 +34,8 @@ def box_mask(rng: np.random.Generator, low: float = 17 / 32, high: float = 27 / 
     return mask
 
 
-def _outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def outlined(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture with the edge of the mask in red."""
     inner = mask.copy()
     inner[1:-1, 1:-1] = mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
     out = picture.copy()
@@ -77,7 +54,5 @@ def train(settings: common.Settings) -> None:
     from .. import loader
 
     common.prepare(settings.threads, 0)
-    model, clip, vae = loader.load()
-    _write("reconstruction", reconstruction(vae))
-    _write("generation", generation(model, clip, vae))
-    _write("edits", edits(model, clip, vae))
+    *_, vae = loader.load()
+    write("reconstruction", reconstruction(vae))
