@@ -16,6 +16,7 @@ from torch import Tensor
 from ...bld import masks, reconstruction
 from ...bld.edges import Region
 from ...bld.metrics import background_psnr
+from ...bld.reconstruction.decoder import repeated
 from ..checks import as_mask, as_picture, as_samples, check_batch, frames_of
 from ..comparison import comparison, flickers_of, most_of
 from ..older_comfyui import picture_dtype
@@ -64,7 +65,8 @@ def reconstruct(
     painted, thin = m, masks.thin_parts(m, ratio, THIN)
     follows = keep_thin and bool((thin > 0).any())
     if follows:
-        m = torch.maximum(m, followed(z, vae, source, thin, ratio, frames))
+        wide = followed(z, vae, source, thin, ratio, frames)
+        m = torch.maximum(repeated(m, len(wide)), wide)
 
     source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
     plain = functools.cache(lambda: drawn(vae, z, frames).to(source))
