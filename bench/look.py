@@ -18,17 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from bench import _table
 from bench._cases import Case, mask_of
 from bench._command import benchmark
-from bench._nodes import Tools, best_of, defaults, draw, half_precision, load
+from bench._nodes import Tools, best_of, draw, half_precision, load
 from bench.demo_model import scene_prompt, shows
+from bench.pipeline import by_the_node
 from bench.ranking import DEFAULT
-from blended_latent_diffusion.bridge.vae.reconstruct import DECODER
-from blended_latent_diffusion.nodes.decoder_finetune_reconstruct import DecoderFinetuneReconstruct
 from demo.train import data, judge, sampling, sheets
 from demo.train.wording import article
 
@@ -62,10 +60,9 @@ def edited(tools: Tools, case: Case, seed: int) -> np.ndarray:
     """What a user gets of an edit, uint8 (H, W, 3)."""
     latent = draw(tools, case, seed, CANDIDATES)
     best = best_of(tools, case, latent, tools.vae.decode(latent["samples"]), DEFAULT)
-    source, method = torch.from_numpy(case.source).float()[None] / 255, defaults(DecoderFinetuneReconstruct, "method", DECODER)
     with half_precision(False):
-        picture = DecoderFinetuneReconstruct.execute(best, tools.vae, source, mask_of(case), method, True).args[0]
-    return (picture[0].cpu().numpy() * 255 + 0.5).astype(np.uint8)
+        picture = by_the_node(tools, case, best, mask_of(case))
+    return (picture[0].numpy() * 255 + 0.5).astype(np.uint8)
 
 
 def generated(tools: Tools, count: int) -> tuple[np.ndarray, list[int]]:

@@ -62,8 +62,8 @@ def reconstruct(
     every, ratio = ratios_of(vae, z)
     frames = 1 + every * (z.shape[2] - 1) if z.ndim == 5 else frames_of(frames, len(z), "samples")
     source, m = beside(z, ratio, as_picture(image, "image"), as_mask(mask), frames, every)
-    painted, thin = m, masks.thin_parts(m, ratio, THIN)
-    follows = keep_thin and bool((thin > 0).any())
+    painted = m
+    follows = keep_thin and bool((thin := masks.thin_parts(m, ratio, THIN)).any())
     if follows:
         wide = followed(z, vae, source, thin, ratio, frames)
         m = torch.maximum(repeated(m, len(wide)), wide)
@@ -97,7 +97,7 @@ def followed(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, ratio: int
     seen = source[place].expand(max(len(source), together), -1, -1, -1).movedim(1, -1)
     sources = torch.cat([vae.encode(one) for one in with_channels_of(vae, seen).split(together)])
     edit, plain = (drawn(vae, t, together).to(source) for t in (z[(..., *cells)], sources))
-    wide = m.repeat(len(edit) // len(m), 1, 1)
+    wide = repeated(m, len(edit))
     for i, one in enumerate(wide):
         one[place] = reconstruction.follow(one[place][None], edit[i : i + 1], plain[i % len(plain)][None], ratio)[0]
     return wide
@@ -105,10 +105,10 @@ def followed(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, ratio: int
 
 def beyond_paint(painted: Tensor, m: Tensor) -> str:
     """How far the reconstruction went beyond the mask that was given."""
-    more = (m > 0) & (painted == 0).repeat(len(m) // len(painted), 1, 1)
+    more = (m > 0) & repeated(painted == 0, len(m))
     if not more.any():
         return "The edit changed nothing beside the thin parts of the mask."
-    reach = Region(painted).outside.repeat(len(m) // len(painted), 1, 1)[more.cpu()].max()
+    reach = repeated(Region(painted).outside, len(m))[more.cpu()].max()
     return f"Kept what the edit changed beside the thin parts of the mask: up to {reach:.0f} pixels away, {int(more.sum()) / len(m):.0f} pixels in a picture."
 
 
