@@ -31,3 +31,19 @@ def follow(m: Tensor, edit: Tensor, source: Tensor, reach: int) -> Tensor:
     # In full for the first half of the way.
     fade = (2 * (1 - outside / reach)).clamp(0, 1)
     return torch.maximum(m, alpha * fade)
+
+
+def with_thin(picture: Tensor, plain: Tensor, x: Tensor, broad: Tensor, alpha: Tensor) -> Tensor:
+    """A reconstruction with the plain decode under the thin parts of its mask: `picture` itself, changed in place, since videos are large.
+
+    Args:
+        picture: (B, C, H, W), of which only what lies under the broad parts of the mask counts.
+        plain: (B, C, H, W).
+        x: (B or 1, C, H, W), the source.
+        broad: (B or 1, H, W), > 0 in the broad parts.
+        alpha: (B or 1, H, W) in 0..1, the thin parts as `follow` gives them.
+    """
+    for i, one in enumerate(picture):
+        around = torch.where(broad[i % len(broad)] > 0, one, x[i % len(x)])
+        one.copy_(around.lerp(plain[i], alpha[i % len(alpha)]))
+    return picture

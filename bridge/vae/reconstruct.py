@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import comfy.sd
@@ -50,7 +50,8 @@ def reconstruct(
         samples: LATENT of pictures or of videos. image: IMAGE, the source, one for all or one each, of a video its frames.
         mask: MASK at the size of image, one for all or one each.
         method: a key of METHODS. settings: its inputs by name.
-        keep_thin: the thin parts of the mask follow what the edit changed, up to a latent cell beyond them.
+        keep_thin: where the mask is thin, paste the plain decode, with what the edit changed up to a latent cell beyond it: beside a stroke, the other
+            methods would take back most of an edit.
         frames: of each video, if samples are frames by an image VAE; 1 for pictures, 0 for one video of all. A video VAE's latent knows its own.
         node_id: the node that shows the progress.
 
@@ -62,25 +63,53 @@ def reconstruct(
     every, ratio = ratios_of(vae, z)
     frames = 1 + every * (z.shape[2] - 1) if z.ndim == 5 else frames_of(frames, len(z), "samples")
     source, m = beside(z, ratio, as_picture(image, "image"), as_mask(mask), frames, every)
-    painted = m
-    follows = keep_thin and bool((thin := masks.thin_parts(m, ratio, THIN)).any())
-    if follows:
-        wide = followed(z, vae, source, thin, ratio, frames)
-        m = torch.maximum(repeated(m, len(wide)), wide)
-
-    source, m = (t.to(vae.output_device, picture_dtype(vae)) for t in (source, m))
+    areas = areas_of(z, vae, source, m, ratio, frames, keep_thin)
+    areas, source = areas.to(vae.output_device, picture_dtype(vae)), source.to(vae.output_device, picture_dtype(vae))
+    m, region = areas.m, Region(areas.m)
     plain = functools.cache(lambda: drawn(vae, z, frames).to(source))
-    region = Region(m)
     start = time.perf_counter()
-    fit = METHODS[method](z, vae, source, region, plain, frames, settings, node_id)
+    if areas.are_all_thin:
+        fit = Fit(plain().clone(), vae, [f"Skipped {method}: the mask is thin throughout, so the plain decode is pasted with a soft edge."])
+    else:
+        fit = METHODS[method](z, vae, source, region, plain, frames, settings, node_id)
+    if areas.thin is not None:
+        fit = replace(fit, picture=reconstruction.with_thin(fit.picture, plain(), source, areas.broad, areas.thin), plain=plain())
     seconds = round(time.perf_counter() - start, 3)
     report = f"{method}: background {compared(fit, source, m)}."
     near = f"Within {BAND} pixels of the mask: {compared(fit, source, 1 - region.nearby(BAND) * (m == 0))}."
     flickers = [flickering(fit, source, m, frames)] if frames > 1 else []
-    beyond = [beyond_paint(painted, m)] if follows else []
+    beyond = [] if areas.thin is None else [beyond_paint(areas.painted, m)]
     report = "\n".join([report, near, *flickers, *beyond, *fit.remarks])
     shown = comparison(fit.picture, source, m, fit.plain, frames=frames, method=method, seconds=seconds, report=report)
     return fit.picture.movedim(1, -1), fit.vae, report, shown
+
+
+@dataclass(frozen=True)
+class Areas:
+    """What to reconstruct, each (B or 1, H, W) in 0..1: the mask as it was painted; the broad parts of it, for the method; the thin ones with what the
+    edit changed beside them, to be pasted from the plain decode, if there are any; and all of it."""
+
+    painted: Tensor
+    broad: Tensor
+    thin: Tensor | None
+    m: Tensor
+
+    @property
+    def are_all_thin(self) -> bool:
+        """Whether there is nothing for the method."""
+        return self.thin is not None and not bool((self.broad > 0).any())
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Areas:
+        """The same elsewhere."""
+        return Areas(*(None if t is None else t.to(device, dtype) for t in (self.painted, self.broad, self.thin, self.m)))
+
+
+def areas_of(z: Tensor, vae: comfy.sd.VAE, source: Tensor, m: Tensor, ratio: int, frames: int, keep_thin: bool) -> Areas:
+    """The areas of a mask (B or 1, H, W). keep_thin: see `reconstruct`; without it, all counts as broad."""
+    if not keep_thin or not (thin := masks.thin_parts(m, ratio, THIN)).any():
+        return Areas(m, m, None, m)
+    wide = followed(z, vae, source, thin, ratio, frames)
+    return Areas(m, m - thin, wide, torch.maximum(repeated(m, len(wide)), wide))
 
 
 def drawn(vae: comfy.sd.VAE, z: Tensor, frames: int) -> Tensor:
