@@ -158,8 +158,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                     default=True,
                     optional=True,
                     tooltip="An edit fills whole latent cells, so a thin stroke hides part of it. On: where the mask is at most 3 latent cells thick (24 "
-                    "pixels for most VAEs), the result also keeps what the edit changed up to one cell beyond it, with a soft edge. Off: every pixel outside "
-                    "the mask is the source's.",
+                    "pixels for most VAEs), the node pastes the plain decode, with what the edit changed up to one cell beyond it and a soft edge. Off: the "
+                    "method does it all, and every pixel outside the mask is the source's.",
                 ),
                 frames_input("so that colour fit changes their colors no faster than the source does. Not needed for the latent of a video VAE"),
             ],
@@ -168,8 +168,8 @@ class DecoderFinetuneReconstruct(io.ComfyNode):
                 io.Image.Output(display_name="image", tooltip="The edited pictures with the background restored."),
                 io.Vae.Output(
                     display_name="vae",
-                    tooltip="The fine-tuned copy, if decoder weights were used for one source and mask; otherwise your VAE. The copy draws the area around "
-                    "the mask more like the source, but the image output is closer still.",
+                    tooltip="The fine-tuned copy, if decoder weights were used for one source and mask; otherwise, or if the mask is thin throughout, your "
+                    "VAE. The copy draws the area around the mask more like the source, but the image output is closer still.",
                 ),
                 io.String.Output(
                     display_name="report", tooltip="What the node did, and how close the background and the pixels next to the mask are to the source, in dB."

@@ -116,6 +116,25 @@ def test_the_seam_is_no_worse(edit, thin):
     assert on <= off + 0.5
 
 
+def test_under_a_mask_that_is_thin_throughout_the_plain_decode_is_pasted_and_nothing_is_fitted(edit, thin):
+    mask, z, plain = thin
+    with torch.inference_mode():
+        image, vae, report = DecoderFinetuneReconstruct.execute({"samples": z}, edit.vae, edit.image, mask, FIT, True).args
+    assert torch.equal(image[mask == 1], plain[mask == 1]) and vae is edit.vae
+    assert "Skipped decoder weights: the mask is thin throughout, so the plain decode is pasted with a soft edge." in report
+
+
+def test_beside_a_thin_part_the_method_still_does_the_broad_one(edit, thin):
+    _, z, plain = thin
+    mask = thin[0].clone()
+    mask[:, 8:40, 32:88] = 1
+    (off, _), (on, told) = (reconstructed(edit, (mask, z, plain), {"method": "poisson"}, keep) for keep in (False, True))
+    stroke, box, away = thin[0] == 1, mask * (1 - thin[0]) == 1, Region(mask).outside > CELL
+    assert torch.equal(on[stroke], plain[stroke]) and torch.equal(on[away], edit.image[away])
+    assert (on - off)[box].abs().mean() < 0.2 * (on - plain)[box].abs().mean(), "poisson, not the plain decode"
+    assert "Skipped" not in told and "beside the thin parts of the mask" in told
+
+
 def test_each_of_a_batch_keeps_what_it_changed_itself(edit, thin):
     mask, z, _ = thin
     both = {"samples": torch.cat([edit.latent["samples"], z])}
