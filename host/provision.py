@@ -85,9 +85,14 @@ class Host:
     overlay: Path | None = None
 
     def environment(self, *paths: Path) -> dict[str, str]:
-        """The environment for a child process that is to import from `paths` and the overlay."""
+        """The environment for a child process that is to import from `paths` and the overlay.
+
+        Bytecode goes to our cache folder, also where the user's environment wants none in the source trees: a ComfyUI that compiles what it
+        imports starts two and a half times as slowly.
+        """
         folders = [*paths, *([self.overlay] if self.overlay else [])]
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONUNBUFFERED": "1"}
+        kept = {"PYTHONPYCACHEPREFIX": str(cache_root() / "bytecode")} | {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        return kept | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONUNBUFFERED": "1"}
 
 
 def cache_root() -> Path:
@@ -159,7 +164,7 @@ class Builder:
         release, torch = self.pins.release, self.pins.torch
         self._say(f"[2/4] ComfyUI {release.version}, from the source archive of {release.source}")
         self._fetch(release, self.comfyui)
-        constraints = ["--no-compile", "-c", str(self.pins.constraints)]  # compiling torch takes longer than it ever saves
+        constraints = ["--no-compile", "-c", str(self.pins.constraints)]  # what is imported is compiled then
         self._say("[3/4] PyTorch")
         self._pip(self.python, ["install", *constraints, *torch], "PyTorch")
         self._say("[4/4] the packages that ComfyUI and the pack use")

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -175,6 +176,7 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@cache
 def device_arguments(host: Host) -> list[str]:
     """`--cpu` where the host's torch sees no accelerator: ComfyUI doesn't start there without it. Raises HostError."""
     code = ("import torch; xpu = getattr(torch, 'xpu', None); "

@@ -476,6 +476,18 @@ def test_what_the_python_lacks_goes_to_a_folder_of_ours(index, tmp_path, monkeyp
     assert provision.existing(tree, Path(sys.executable), False, tmp_path / "cache", pip).overlay == host.overlay and not pip.calls
 
 
+def test_what_a_child_imports_is_compiled_once_and_not_beside_its_source(tmp_path, monkeypatch):
+    """Even where the user's environment wants no bytecode: a ComfyUI without any takes much longer to start."""
+    monkeypatch.setattr(provision, "cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "module.py").touch()
+    assert subprocess.run([sys.executable, "-c", "import module"], env=Host(Path(sys.executable), tmp_path).environment(source)).returncode == 0
+    assert len([*(tmp_path / "cache").rglob("module.*.pyc")]) == 1 and [path.name for path in source.iterdir()] == ["module.py"]
+
+
 def test_the_test_packages_for_that_python_go_to_a_folder_of_their_own(index, tmp_path, monkeypatch):
     tree = fake_tree(tmp_path / "ComfyUI")
     for group, name in (("PACK", "not-in-python"), ("TESTS", "for-tests")):
