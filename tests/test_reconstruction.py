@@ -20,7 +20,7 @@ from blended_latent_diffusion.bld.edges import Region, depth
 from blended_latent_diffusion.bld.metrics import background_psnr, seam
 from blended_latent_diffusion.bld.reconstruction.decoder import Work
 from blended_latent_diffusion.bld.reconstruction.objective import objective
-from blended_latent_diffusion.bridge.vae import fit
+from blended_latent_diffusion.bridge.vae import fit, plan
 from blended_latent_diffusion.bridge.vae.copies import copy_in_float32, load_for_training, trainable_copy
 from blended_latent_diffusion.bridge.vae.pixels import decode_of
 from blended_latent_diffusion.bridge.vae.tails import tail_of
@@ -375,6 +375,17 @@ def refusal(edit: Edit, method: dict) -> str:
     with pytest.raises(ValueError) as error:
         reconstruct(edit, method | {"memory_budget": 0.01})
     return str(error.value)
+
+
+def test_memory_is_measured_once_for_each_vae_and_kind_of_fit(edit, monkeypatch):
+    vae, measurements, real = edit.vae, [], plan.peak_bytes
+    plan.KNOWN.pop(vae.first_stage_model, None)
+    monkeypatch.setattr(plan, "peak_bytes", lambda compute: measurements.append(1) or real(compute))
+    counts = []
+    for method in (DECODER, DECODER | {"surroundings": 4}, LATENT, LATENT | {"learning_rate": 0.01}):
+        reconstruct(edit, method | {"iterations": 1})
+        counts.append(len(measurements))
+    assert 0 < counts[0] == counts[1] < counts[2] == counts[3]
 
 
 def test_the_distances_to_a_masks_edge_are_computed_once(edit, monkeypatch):

@@ -110,8 +110,8 @@ def test_the_tuned_copy_has_weights_of_its_own_only_where_it_was_tuned():
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.55, 0.7, 0.85, 0.99])
 def test_cancel_anywhere_leaves_it_alone(share, method):
     """The user's click only sets a flag. It is looked at in the measuring, the decode, a step, its backward pass, the last decode."""
-    watched = Watched()
-    last, count = int(share * calls_of(lambda: run(watched.vae, method))), []
+    watched, other = Watched(), Watched()
+    last, count = int(share * calls_of(lambda: run(other.vae, method))), []
 
     def cancel(*_) -> None:
         count.append(1)
@@ -133,9 +133,9 @@ def test_cancel_anywhere_leaves_it_alone(share, method):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 0.99])
 def test_a_fault_in_any_backward_pass_leaves_it_alone(method, error, share):
     """In the measuring of memory as well as in each step."""
-    watched = Watched()
+    watched, other = Watched(), Watched()
     with Fault() as sound:
-        run(watched.vae, method)
+        run(other.vae, method)
     number = int(share * sound.count)
     with Fault(number, error), pytest.raises(error, match="inside backward"):
         run(watched.vae, method)
@@ -173,7 +173,7 @@ def test_memory_that_never_suffices_is_an_error_that_leaves_it_alone(monkeypatch
     monkeypatch.setattr(reconstruction, "look_at", look_at)
     monkeypatch.setattr(reconstruction, "tune_decoder", tune_decoder)
     with Fault() as sound:
-        run(watched.vae, cells=LARGE)
+        run(Watched().vae, cells=LARGE)
     attempts.clear()
     with Fault(sound.count - 1, torch.OutOfMemoryError), pytest.raises(torch.OutOfMemoryError):
         run(watched.vae, cells=LARGE)

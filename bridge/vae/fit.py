@@ -21,7 +21,7 @@ from ..older_comfyui import picture_dtype
 from .copies import give_back, load_for_training, share_untuned, trainable_copy
 from .live import tell_step
 from .pixels import decode_of, latents_of, unsigned
-from .plan import GIB, TILES, Costs, Plan, decoder_costs, decoder_plans, first_that_fits, latent_costs, latent_plans, reserved
+from .plan import GIB, TILES, Costs, Plan, costs_of, decoder_costs, decoder_plans, first_that_fits, latent_costs, latent_plans, reserved
 from .tails import tail_of
 
 EMPTY = "The mask is empty, so you get the source unchanged."
@@ -84,7 +84,7 @@ def fit_decoder(
         # The inputs were made in inference mode, so autograd cannot save them. It can save clones.
         z, source, m = (t.clone().float() for t in (z, source, region.m))
         load_for_training(copy, 0)
-        costs = decoder_costs(copy, tail, z)
+        costs = costs_of(vae, decoder_costs, copy, tail, z)
         untuned = partial(tail.modules.load_state_dict, {name: weight.clone() for name, weight in tail.modules.state_dict().items()})
         tasks = tasks_of(z, source, m, region.nearby(surroundings).float(), region.rise(feather).float(), frames)
         bar = comfy.utils.ProgressBar(iterations * len(tasks))
@@ -190,7 +190,7 @@ def fit_latent(
         tail = tail_of(copy)
         z, x, m = (t.clone().to(copy.device, torch.float32) for t in (z, source * 2 - 1, region.m[:, None]))
         load_for_training(copy, 0)
-        plans = reserved(copy, latent_plans(latent_costs(copy, tail, z), tail, z), memory_budget)
+        plans = reserved(copy, latent_plans(costs_of(vae, latent_costs, copy, tail, z), tail, z), memory_budget)
         settings = Settings(background_weight, worthwhile(iterations, background_weight, m), learning_rate)
         on_step = partial(show_step, comfy.utils.ProgressBar(iterations), 0, iterations, node_id)
 

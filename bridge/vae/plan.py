@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import comfy.sd
@@ -97,6 +98,10 @@ class Costs:
                 yield Work(tile, thrifty, self.dtype), step.of(height * width)
 
 
+# For as long as their VAE lives.
+KNOWN: WeakKeyDictionary[torch.nn.Module, dict[tuple, Costs]] = WeakKeyDictionary()
+
+
 def decoder_plans(costs: Costs, tail: Tail, z: Tensor, near: Tensor) -> list[Plan]:
     """The ways to fit the decoder to what is near the mask, (B or 1, H, W), fastest first. Each takes less memory than the one before."""
     box, frame, square = box_of(near.amax(0) > 0, costs.scale), tuple(z.shape[-2:]), costs.scale**2
@@ -178,6 +183,15 @@ def box_of(wanted: Tensor, scale: int) -> Box:
 def area(box: Box) -> int:
     """In cells."""
     return (box[0].stop - box[0].start) * (box[1].stop - box[1].start)
+
+
+def costs_of(vae: comfy.sd.VAE, measure: Callable[[comfy.sd.VAE, Tail, Tensor], Costs], copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
+    """What `measure`, which is `decoder_costs` or `latent_costs`, finds on a copy of the user's VAE. Measured once for each VAE and kind of latent."""
+    found = KNOWN.setdefault(vae.first_stage_model, {})
+    key = measure, copy.device, computing_dtype(copy), copy.model_size(), z.shape[1:-2]
+    if key not in found:
+        found[key] = measure(copy, tail, z)
+    return found[key]
 
 
 def decoder_costs(copy: comfy.sd.VAE, tail: Tail, z: Tensor) -> Costs:
