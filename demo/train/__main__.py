@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--fresh", action="store_true", help="do not resume")
-    parser.add_argument("--start", type=Path, help="weights of a model with half of the side, to start from (vae, unet)")
+    parser.add_argument("--start", type=Path, help="an exported model to start from: one of half the side, or for the UNet one of its own (vae, unet)")
     options = parser.parse_args()
     prepare(cpu=options.device == "cpu")
     settings = common.Settings(options.work, options.minutes, torch.device(options.device), options.batch,

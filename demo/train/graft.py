@@ -19,7 +19,7 @@ def load(path: Path, part: str) -> State:
 
 
 def text(model: torch.nn.Module, path: Path, ids: list[int]) -> None:
-    """Fill the text encoder: its layers, and the rows of the tokens ``ids`` that the small model knew."""
+    """Fill the text encoder: its layers, and the rows of the tokens ``ids`` that the model in the file knew."""
     state = load(path, "text")
     known = {int(token): row + 1 for row, token in enumerate(state.pop("token_ids"))}
     rows = state.pop("token_rows")
@@ -32,8 +32,13 @@ def text(model: torch.nn.Module, path: Path, ids: list[int]) -> None:
 
 @torch.no_grad()
 def unet(model: torch.nn.Module, path: Path) -> None:
-    """Fill the UNet: the new outer level halves its input by averaging, and repeats what comes back up."""
+    """Fill the UNet: from one of its own shape, or from one with a level less. Then the new outer level halves its input by averaging, and
+    repeats what comes back up.
+    """
     state, own = load(path, "unet"), model.state_dict()
+    if state.keys() == own.keys():
+        model.load_state_dict(state)
+        return
     for name, value in state.items():
         own[_inner(name)].copy_(value)
     width = model.model_channels

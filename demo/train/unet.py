@@ -134,7 +134,7 @@ def train(settings: common.Settings) -> None:
     if settings.start:
         graft.unet(model.unet, settings.start)
         graft.text(model.text, settings.start, vocabulary.ids)
-    model.to(device)
+    model.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     ema, state = common.Ema(model, 0.999), None if settings.fresh else common.load(path, device)
     step, spent = 0, 0.0

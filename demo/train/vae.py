@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..files import WEIGHTS
 from . import common, data, graft
 
 CONFIG = {"double_z": True, "z_channels": 4, "resolution": data.SIZE, "in_channels": 3, "out_ch": 3, "ch": 64,
@@ -135,13 +136,15 @@ def _report(model, ema, optimiser, held, step, clock, loss, path, device) -> Non
 
 
 def load_trained(settings: common.Settings) -> torch.nn.Module:
-    """The averaged weights of ``vae.pt`` (and ``decoder.pt``), frozen, with latents of unit scale after SD's factor."""
-    state = common.load(settings.work / "vae.pt")
-    if state is None:
-        raise FileNotFoundError("train the VAE first: python -m demo.train vae")
-    model = build()
-    model.load_state_dict(state["ema"]["shadow"])
-    rescale(model, common.pool(settings.work, 48))
+    """The averaged weights of ``vae.pt`` or, where there is none, those of the embedded model; and of ``decoder.pt``. Frozen, with latents of
+    unit scale after SD's factor.
+    """
+    state, model = common.load(settings.work / "vae.pt"), build()
+    if state:
+        model.load_state_dict(state["ema"]["shadow"])
+        rescale(model, common.pool(settings.work, 48))
+    else:
+        model.load_state_dict(graft.load(WEIGHTS, "vae"))
     polished = common.load(settings.work / "decoder.pt")
     if polished:
         model.load_state_dict(polished["part"], strict=False)
