@@ -42,34 +42,32 @@ OVERLAPS = """() => {
     const apart = (a, b, i) => a[i] + a[i + 2] <= b[i] || b[i] + b[i + 2] <= a[i]
     return nodes.flatMap((a, i) => nodes.slice(i + 1).filter(b => !apart(a, b, 1) && !apart(a, b, 2)).map(b => [a[0], b[0]]))
 }"""
-# The wires that run behind nodes at neither of their ends, as pairs of names: each stretch is drawn alone, and looked for in their boxes.
+# The wires that run behind nodes at neither of their ends, as pairs of names. All wires are drawn at once in each node's box, and alone only
+# where one shows.
 BEHIND = """() => {
-    const graph = app.canvas.graph, found = new Set(), scale = 0.25, margin = 6
-    const boxes = graph.nodes.map(n => ({node: n, box: [...n.boundingRect]}))
-    const low = i => Math.min(...boxes.map(b => b.box[i])), high = i => Math.max(...boxes.map(b => b.box[i] + b.box[i + 2]))
-    const size = [0, 1].map(i => Math.ceil((high(i) - low(i)) * scale))
-    const context = new OffscreenCanvas(...size).getContext('2d', {willReadFrequently: true})
-    context.setTransform(scale, 0, 0, scale, -low(0) * scale, -low(1) * scale)
-    context.lineWidth = 4
-    const look = (path, ends, name) => {
-        if (!path) return found.add(`${name} was not drawn`)
-        context.save(); context.resetTransform(); context.clearRect(0, 0, ...size); context.restore()
-        context.stroke(path)
-        const drawn = context.getImageData(0, 0, ...size).data
-        for (const {node, box: [x, y, width, height]} of boxes.filter(b => !ends.includes(String(b.node.id)))) {
-            const [left, right] = [x + margin, x + width - margin].map(v => Math.round((v - low(0)) * scale))
-            const [top, bottom] = [y + margin, y + height - margin].map(v => Math.round((v - low(1)) * scale))
-            for (let row = top; row < bottom; row++) for (let column = left; column < right; column++)
-                if (drawn[4 * (row * size[0] + column) + 3]) { found.add(`${name} runs behind ${node.title}`); row = bottom; break }
-        }
-    }
+    const graph = app.canvas.graph, scale = 0.25, margin = 6
     const title = id => graph.getNodeById(id)?.title ?? 'the subgraph'
-    for (const link of graph.links.values()) {
-        const name = `${link.type} from ${title(link.origin_id)} to ${title(link.target_id)}`, ends = [link.origin_id, link.target_id].map(String)
-        look(link.path, ends, name)
-        for (let id = link.parentId; id != null; id = graph.reroutes.get(id).parentId) look(graph.reroutes.get(id).path, ends, name)
+    const wires = [...graph.links.values()].flatMap(link => {
+        const paths = [link.path]
+        for (let id = link.parentId; id != null; id = graph.reroutes.get(id).parentId) paths.push(graph.reroutes.get(id).path)
+        const name = `${link.type} from ${title(link.origin_id)} to ${title(link.target_id)}`
+        return paths.map(path => ({path, name, ends: [link.origin_id, link.target_id].map(String)}))
+    })
+    const drawn = wires.filter(wire => wire.path)
+    const show = ([x, y, width, height], wires) => {
+        const sides = [width, height].map(side => Math.max(1, Math.round((side - 2 * margin) * scale)))
+        const context = new OffscreenCanvas(...sides).getContext('2d', {willReadFrequently: true})
+        context.setTransform(scale, 0, 0, scale, -(x + margin) * scale, -(y + margin) * scale)
+        context.lineWidth = 4
+        for (const {path} of wires) context.stroke(path)
+        return context.getImageData(0, 0, ...sides).data.some(value => value)
     }
-    return [...found]
+    const behind = graph.nodes.flatMap(node => {
+        const box = [...node.boundingRect], others = drawn.filter(({ends}) => !ends.includes(String(node.id)))
+        const found = show(box, others) ? others.filter(wire => show(box, [wire])) : []
+        return found.map(({name}) => `${name} runs behind ${node.title}`)
+    })
+    return [...new Set([...wires.filter(wire => !wire.path).map(({name}) => `${name} was not drawn`), ...behind])]
 }"""
 # Resolves when nothing has moved, appeared or loaded for a while, counted in frames: on a busy machine these take longer.
 CALM = """async () => {
