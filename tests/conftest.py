@@ -46,13 +46,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a server or a browser, so that none can be forgotten."""
+    """Mark the tests that use a server or a browser, so that none can be forgotten, and let files that use a browser begin: they take longest."""
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         if names & {"server", "client", "open_server", "ui"}:
             item.add_marker("server")
         if "ui" in names:
             item.add_marker("browser")
+    long = {item.path for item in items if item.get_closest_marker("browser")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def skip_without(what: str) -> NoReturn:
@@ -110,11 +112,26 @@ def open_server(host: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def server(open_server: Callable[..., Any]) -> Iterator[Any]:
-    """One real server for all tests, with this pack, the demo model, and stand-ins for the one pack that an example needs."""
+def set_up(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a server is started with: this pack, the small model in the place of the demo's, stand-ins for the one pack that an example needs,
+    and the examples' pictures at half their size."""
+    from PIL import Image
+
     from host.demo import INPUTS
     from host.server import ALL_PACKS
-    with open_server(packs=ALL_PACKS, inputs=[INPUTS]) as running:
+    folder = tmp_path_factory.mktemp("inputs")
+    for path in INPUTS.iterdir():
+        with Image.open(path) as whole:
+            half = whole.convert("RGB").reduce(2)
+            half.putalpha(whole.getchannel("A").reduce(2).point(lambda value: 255 * (value >= 128)))
+            half.save(folder / path.name)
+    return {"packs": ALL_PACKS | {"bld-demo": ROOT / "tests" / "small_demo"}, "inputs": [folder]}
+
+
+@pytest.fixture(scope="session")
+def server(open_server: Callable[..., Any], set_up: dict[str, Any]) -> Iterator[Any]:
+    """One real server for all tests."""
+    with open_server(**set_up) as running:
         yield running
 
 

@@ -25,7 +25,7 @@ QUICK = """iterations => {
         return node
     }
     const [picture, restore] = [node("LoadImage"), node("DecoderFinetuneReconstruct")]
-    set(node("BlendedLatentKSampler"), "steps", 2)
+    set(node("BlendedLatentKSampler"), "steps", 4)
     set(restore, "method.iterations", iterations)
     const sources = restore.inputs.filter(input => input.link != null).map(input => {
         const { origin_id, origin_slot } = app.graph.getLink(input.link)
@@ -112,7 +112,7 @@ def test_each_comparison_shows_what_the_server_computed_also_after_a_reload(ui, 
             for node, comparison in nodes.items():
                 shown = display(ui, node)
                 shown.locator("td[data-of]").first.wait_for(state="attached")
-                assert figures(shown) == expected(comparison) and loaded(shown) == [256, 256]
+                assert figures(shown) == expected(comparison) and loaded(shown) == [128, 128]
                 assert shown.locator("[data-layer]").evaluate_all("all => all.map(b => b.dataset.layer)") == LAYERS[kind]
 
     show_what_was_given()
@@ -120,7 +120,7 @@ def test_each_comparison_shows_what_the_server_computed_also_after_a_reload(ui, 
     for layer in ("seam", "error", "decode", "source"):
         shown.locator(f"[data-layer={layer}]").click()
         assert one["pictures"][0]["files"][layer]["filename"] in shown.locator(".bld-before").get_attribute("src")
-        assert loaded(shown) == [256, 256]
+        assert loaded(shown) == [128, 128]
     assert "comparison" not in str(ui.prompt()), "a display is not sent"
 
     after_a_reload()
@@ -304,7 +304,7 @@ CHANGE = """([name, value]) => {
 def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, vue):
     ui.open("blended_latent_edit")
     ui.show_renderer(vue)
-    steps = 7 if vue else 8  # or the last run of the other renderer would come back
+    steps = 9 if vue else 11  # or the last run of the other renderer, or of another test, would come back
     ui.page.evaluate(SAMPLER, steps)
     bar = the(ui, "BlendedLatentKSampler")
     bar.filter(has_text="Run to see the steps.").wait_for()

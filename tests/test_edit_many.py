@@ -24,9 +24,9 @@ from PIL import Image
 from test_workflows import EXAMPLES, nodes_of, workflow
 
 from conftest import ROOT, needs_math, no_room
+from demo.small.files import INPUT
 from host import HostError
 from host.client import Client, Interrupted, Run
-from host.demo import INPUTS
 from host.edit import line
 from host.edit.__main__ import edit
 from host.edit.graph import Workflow
@@ -38,7 +38,7 @@ from host.edit.sheet import write_sheet
 from host.edit.taps import Taps
 
 Json = dict[str, Any]
-FOX = INPUTS / "bld_demo_edit.png"
+FOX = INPUT / "bld_demo_edit.png"
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_the_keys_move_pick_and_enlarge(ui, vue):
 
     large = ui.page.locator(".bld-large")
     tiles(ui).nth(1).dblclick()
-    assert large.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
+    assert large.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
     assert f"candidate {candidates[1]['index']}" in large.inner_text()
     assert widget(ui, "ClipRankBatch", "pick") == f"{candidates[2]['index']},{candidates[5]['index']}", "a double click picks nothing"
     press("ArrowRight")

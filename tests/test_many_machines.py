@@ -13,17 +13,15 @@ from safetensors.torch import load
 from test_workflows import nodes_of, workflow
 
 from host.client import Client, Run
-from host.demo import INPUTS
-from host.server import ALL_PACKS
 
 Json = dict[str, Any]
-EACH = 12
+EACH = 6
 
 
 @pytest.fixture(scope="module")
-def machines(server: Any, open_server: Any) -> Iterator[tuple[Client, Client]]:
+def machines(server: Any, open_server: Any, set_up: dict[str, Any]) -> Iterator[tuple[Client, Client]]:
     """The master, which is the server of all tests, and a worker."""
-    with open_server(packs=ALL_PACKS, inputs=[INPUTS]) as worker:
+    with open_server(**set_up) as worker:
         with Client(server.url, diagnose=server.log) as one, Client(worker.url, diagnose=worker.log) as other:
             yield one, other
 
@@ -35,7 +33,7 @@ def example(client: Client, machine: int, received: str = "") -> tuple[Json, dic
         "DistributedSeed", "BlendedLatentKSampler", "VAEDecode", "DecoderFinetuneReconstruct", "DistributedCollector"))
     again, rank = sorted(nodes_of(prompt, "ClipRankBatch"), key=lambda node: prompt[node]["inputs"]["images"] != [collect, 0])
     prompt[seed]["inputs"]["machine"] = machine
-    prompt[sample]["inputs"] |= {"steps": 3, "candidates": EACH}
+    prompt[sample]["inputs"] |= {"steps": 5, "candidates": EACH}
     prompt[restore]["inputs"]["method.iterations"] = 10
     prompt[collect]["inputs"]["received"] = received
     return prompt, {"seed": seed, "sample": sample, "decode": decode, "rank": rank, "restore": restore, "collect": collect, "again": again}

@@ -156,7 +156,7 @@ def test_the_host_hands_over_a_list_of_mixed_sizes(client):
         "picture": node("LoadImage", image="bld_demo_edit.png"),
         "small": node("ImageScale", image=["picture", 0], upscale_method="bilinear", width=96, height=64, crop="disabled"),
         "images": node("CreateList", **{"inputs.input0": ["picture", 0], "inputs.input1": ["small", 0], "inputs.input2": ["picture", 0]}),
-        "mask": node("SolidMask", value=1.0, width=256, height=256),
+        "mask": node("SolidMask", value=1.0, width=128, height=128),
         "small_mask": node("SolidMask", value=1.0, width=96, height=64),
         "masks": node("CreateList", **{"inputs.input0": ["mask", 0], "inputs.input1": ["small_mask", 0], "inputs.input2": ["mask", 0]}),
         "rank": node("ClipRankBatch", images=["images", 0], clip=["clip", 0], prompt="a fox", mask=["masks", 0], top_k=2, negative_prompt="", scope="mix"),
@@ -170,7 +170,7 @@ def test_the_host_hands_over_a_list_of_mixed_sizes(client):
     order = [int(line.split()[2][:-1]) for line in report.splitlines()]
     assert order in ([0, 2, 1], [1, 0, 2])
     sizes = [Image.open(BytesIO(data)).size for data in client.images(run, "view")]
-    assert sizes == [(96, 64) if index == 1 else (256, 256) for index in order[:2]]
+    assert sizes == [(96, 64) if index == 1 else (128, 128) for index in order[:2]]
 
 
 def test_videos_are_judged_by_frames_over_time_and_stay_whole(clip, edit, images):
