@@ -74,6 +74,9 @@ def test_the_unet_starts_from_the_small_ones():
         assert torch.allclose(model.input_blocks[1][0](x), F.avg_pool2d(x, 2), atol=1e-6)
         assert torch.allclose(model.output_blocks[5][2](x), F.interpolate(x, scale_factor=2.0), atol=1e-6)
         assert torch.allclose(model.output_blocks[6][0].skip_connection(torch.cat([x, -x], 1)), x, atol=1e-6)
+    graft.unet(model, files.WEIGHTS)
+    whole = graft.load(files.WEIGHTS, "unet")
+    assert all(torch.equal(weight, whole[name]) for name, weight in model.state_dict().items()), "one of its own shape is taken as it is"
 
 
 def test_a_module_and_its_processes_run_with_the_small_models_scenes_and_files(tmp_path):

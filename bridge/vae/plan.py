@@ -31,6 +31,8 @@ PROBES = 8, 16
 RUNTIME = 256 << 20
 # Pixels per side, from the fastest to the smallest.
 TILES = 1 << 20, 1024, 512, 256, 128, 64
+# The costs measured so far, for as long as their VAE lives.
+KNOWN: WeakKeyDictionary[torch.nn.Module, dict[tuple, Costs]] = WeakKeyDictionary()
 
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -96,10 +98,6 @@ class Costs:
             height, width = (min(side, self.scale * cells) for side, cells in zip(sides, frame, strict=True))
             for thrifty, step in self.steps.items():
                 yield Work(tile, thrifty, self.dtype), step.of(height * width)
-
-
-# For as long as their VAE lives.
-KNOWN: WeakKeyDictionary[torch.nn.Module, dict[tuple, Costs]] = WeakKeyDictionary()
 
 
 def decoder_plans(costs: Costs, tail: Tail, z: Tensor, near: Tensor) -> list[Plan]:
