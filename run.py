@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent
 # Two processes take the whole suite's files by turns.
 IN_PARALLEL = ("--numprocesses=2", "--dist=loadfile", "--no-loadscope-reorder")
 # The benchmarks that are about the demo model itself or its size; the others use the small model, which is faster.
-OF_THE_DEMO = ("demo-model", "candidates", "look")
+OF_THE_DEMO = ("demo-model", "boxes", "candidates", "look")
 if sys.version_info < (3, 10):  # noqa: UP036 - the one file that an older Python gets to read
     sys.exit("Python 3.10 or newer is needed; this is {}.{}.".format(*sys.version_info))
 

@@ -43,11 +43,11 @@ def whole_box(rng: np.random.Generator, scene: data.Plan) -> np.ndarray | None:
     return None
 
 
-def box_edits() -> Iterator[Case]:
-    """Edits in a box; each kind in turn, but for those that the scene shows."""
+def box_edits(split: str = "test", first: int = TEST) -> Iterator[Case]:
+    """Edits in a box of the split's scenes from this one on; each kind in turn, but for those that the scene shows."""
     kinds = itertools.cycle(range(len(data.KIND_NAMES)))
-    for index in itertools.count(TEST):
-        scene = data.plan("test", index)
+    for index in itertools.count(first):
+        scene = data.plan(split, index)
         mask = whole_box(np.random.default_rng((96, index)), scene)
         if mask is None:
             continue

@@ -14,6 +14,8 @@ from . import masks as m_
 
 SPACINGS = ("equal", "eased")
 EVERYWHERE, THIN_PARTS = "everywhere", "thin parts"
+# The share of the schedule after which the edit may use broad parts of a mask up to their edge: by then an object has its outline.
+INSET_ENDS = 0.6
 # Samplers that carry log(sigma) come back a few ulps off a listed level, and a level at which a stage ends may be missed likewise.
 ROUNDING = 1e-4
 
@@ -66,11 +68,11 @@ def stage_at(sigma: float, ends: Sequence[float]) -> int:
 
 @dataclass(frozen=True, eq=False)
 class MaskSchedule:
-    """Masks from wide to thin and how long each one lasts. Other packs may build one: nothing else is needed.
+    """Masks in the order of the schedule and how long each one lasts. Other packs may build one: nothing else is needed.
 
     Attributes:
         masks: (S, B, h, w) in 0..1, at latent size; B is 1, one a sample, or for video one a latent frame. The last one is the
-            thin mask, outside which nothing may change.
+            mask of the result, outside which nothing may change.
         shares: S shares of the whole schedule, from pure noise to none, each >= 0, in sum 1.
     """
 
@@ -127,10 +129,12 @@ def shrinking(
     soft_edge: int = 0,
     where: str = EVERYWHERE,
     thin: int = 2,
+    inset: float = 0.0,
 ) -> MaskSchedule:
     """The paper's progressive shrinking: the mask dilated by kernels 2·growth·s + 1, s = stages..1, then the mask itself.
 
-    A broad mask loses by it: an edit that forms beyond the mask is cut at its edge later. So it can be kept to the thin parts.
+    A broad mask loses by it: an edit that forms beyond the mask is cut at its edge later. So it can be kept to the thin parts. Broad parts
+    gain by the opposite: an object that forms inside them ends before their edge.
 
     Args:
         mask: (B, h, w) at latent size, in 0..1.
@@ -144,12 +148,23 @@ def shrinking(
             leaves out has to stay exact.
         where: `everywhere` the whole mask is dilated (the paper); `thin parts` each part as far as it needs, see `needs`.
         thin: latent pixels, >= 1; for `thin parts`.
+        inset: for `thin parts`, what is left out of the broad ones until `INSET_ENDS` of the schedule, see `masks.inset`; 0 in the paper.
     """
     if where not in (EVERYWHERE, THIN_PARTS):
         raise ValueError(f"where is {where!r}, but must be {EVERYWHERE} or {THIN_PARTS}.")
     parts = [(mask, 1.0)] if where == EVERYWHERE else needs(mask, thin)
-    wide = [torch.maximum(mask, m_.soften(widened(parts, growth * stage, shape), soft_edge)) for stage in range(stages, 0, -1)]
-    return MaskSchedule(torch.stack([*wide, mask]), stage_shares(stages, takeover, spacing))
+    wide = [m_.soften(widened(parts, growth * stage, shape), soft_edge) for stage in range(stages, 0, -1)]
+    begun = [m_.inset(mask, inset), mask]
+    spans = split(stage_shares(stages, takeover, spacing), INSET_ENDS if inset and where == THIN_PARTS else 0.0)
+    stage_masks = [torch.maximum(begun[late], [*wide, mask * 0][stage]) for stage, late, _ in spans]
+    return MaskSchedule(torch.stack(stage_masks), tuple(share for *_, share in spans))
+
+
+def split(shares: Sequence[float], at: float) -> list[tuple[int, bool, float]]:
+    """The stages cut in two at the share `at` (0..1) of the schedule: for each piece its stage, whether it comes after the cut, and its share."""
+    ends = pairwise([0.0, *accumulate(shares)])
+    pieces = [(stage, late, piece) for stage, (start, end) in enumerate(ends) for late, piece in ((False, min(end, at) - start), (True, end - max(start, at)))]
+    return [(stage, late, share) for stage, late, share in pieces if share > 1e-9]
 
 
 def needs(mask: Tensor, thin: int) -> list[tuple[Tensor, float]]:

@@ -17,7 +17,7 @@ WIDGETS = {*DEFAULTS, "COMBO", DYNAMIC_COMBO, COMPARE, "MARKDOWN", "TEXTAREA", "
 NOT_CONVERTED = {"BOUNDING_BOX", "BOUNDING_BOXES", "CHART", "COLORS", "GALLERIA", "PAINTER", "RANGE"}
 MISSING = object()
 # What an input meant before there was one, where its default is another, as js/old_workflows.js has it.
-BEFORE = {"ProgressiveMaskDilate": {"where": "everywhere"}, "DecoderFinetuneReconstruct": {"keep_thin_edits": False}}
+BEFORE = {"ProgressiveMaskDilate": {"where": "everywhere", "inset": 0}, "DecoderFinetuneReconstruct": {"keep_thin_edits": False}}
 # The ends of a subgraph's links that are its own inputs and outputs.
 TAKES, GIVES = -10, -20
 

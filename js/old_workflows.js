@@ -3,7 +3,7 @@ import { app } from "./lib/comfy.js";
 
 // host/workflow.py has the same; a test compares what both make of such a workflow.
 const BEFORE = {
-  ProgressiveMaskDilate: { where: "everywhere" },
+  ProgressiveMaskDilate: { where: "everywhere", inset: 0 },
   DecoderFinetuneReconstruct: { keep_thin_edits: false },
 };
 

@@ -3,7 +3,7 @@
 import { showOutputs } from "./lib/display.js";
 import { nodesBefore } from "./lib/graph.js";
 import { createBar, inPercent, schedules } from "./lib/schedule_bar.js";
-import { sharesAsked } from "./lib/stage_shares.js";
+import { piecesAsked } from "./lib/stage_shares.js";
 import { isLinked, valueOf, watchWidgets } from "./lib/widgets.js";
 import { t } from "./lib/words.js";
 
@@ -20,7 +20,7 @@ function createRun(node) {
   const asked = () => {
     if (!isLinked(node, "mask_schedule")) return [1];
     const [schedule] = nodesBefore(node, ["mask_schedule"]);
-    return schedule?.constructor.comfyClass === "ProgressiveMaskDilate" ? sharesAsked(schedule) : undefined;
+    return schedule?.constructor.comfyClass === "ProgressiveMaskDilate" ? piecesAsked(schedule)?.map(({ share }) => share) : undefined;
   };
   const isSame = (shares) => shares.length === run.shares.length && shares.every((share, i) => Math.abs(share - run.shares[i]) < 1e-6);
   const isStale = (shares) =>

@@ -19,12 +19,12 @@ class ApplyMaskSchedule(io.ComfyNode):
             node_id="ApplyMaskSchedule",
             display_name="Apply Mask Schedule",
             category=CATEGORY,
-            description="Adds a shrinking mask to a model, so that KSampler and any other sampler can use it. The schedule takes the place of the latent's "
+            description="Adds a schedule of masks to a model, so that KSampler and any other sampler can use it. The schedule takes the place of the latent's "
             "noise mask.",
             search_aliases=["mask schedule", "progressive mask shrinking", "model patch", "ksampler", "blended latent diffusion"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to patch. The output is a patched copy; this one stays as it is."),
-                MaskScheduleType.Input("mask_schedule", tooltip="Masks that shrink during sampling, from Progressive Mask Dilate."),
+                MaskScheduleType.Input("mask_schedule", tooltip="The masks of each part of the sampling, from Progressive Mask Dilate."),
                 io.Latent.Input(
                     "source",
                     optional=True,

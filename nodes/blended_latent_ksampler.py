@@ -95,7 +95,7 @@ class BlendedLatentKSampler(io.ComfyNode):
                 MaskScheduleType.Input(
                     "mask_schedule",
                     optional=True,
-                    tooltip="Masks that shrink during sampling, from Progressive Mask Dilate. Recommended for thin masks. Connect it instead of mask (both "
+                    tooltip="The masks of each part of the sampling, from Progressive Mask Dilate. Recommended. Connect it instead of mask (both "
                     "only with pixel_blend).",
                 ),
                 io.Combo.Input(

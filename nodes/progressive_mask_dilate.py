@@ -18,8 +18,8 @@ class ProgressiveMaskDilate(io.ComfyNode):
             node_id="ProgressiveMaskDilate",
             display_name="Progressive Mask Dilate",
             category=CATEGORY,
-            description="Makes a schedule of masks that starts wide and shrinks to your mask during sampling. This gives an edit under a thin mask enough "
-            "room in the early steps, when rough shapes and colors form.",
+            description="Makes a schedule of masks that ends with your own. Thin parts start wider, so that an edit has enough room in the early steps, when "
+            "rough shapes and colors form. Broad parts start a little inside their edge, so that an object forms whole.",
             search_aliases=[
                 "inpaint",
                 "grow mask",
@@ -102,13 +102,25 @@ class ProgressiveMaskDilate(io.ComfyNode):
                     tooltip="Only for thin parts: up to how many latent pixels a part counts as thin. The thinner it is, the wider it starts; thicker parts "
                     "don't grow at all.",
                 ),
+                io.Float.Input(
+                    "inset",
+                    default=0.2,
+                    min=0.0,
+                    max=0.9,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Not with everywhere: how far inside their edge broad parts of the mask start, as a share of the way from the edge to the middle. "
+                    "An object then forms whole instead of being cut off at the edge. From 60 % of the schedule on, the edit may use the whole mask. The "
+                    "paper uses 0.",
+                ),
             ],
             outputs=[
                 MaskScheduleType.Output(
                     display_name="schedule",
                     tooltip="Connect it to Blended Latent KSampler, or to Apply Mask Schedule for any other sampler.",
                 ),
-                io.Mask.Output(display_name="stages", tooltip="All masks of the schedule as one batch, from wide to thin."),
+                io.Mask.Output(display_name="stages", tooltip="All masks of the schedule as one batch, your own last."),
             ],
         )
 
@@ -126,10 +138,11 @@ class ProgressiveMaskDilate(io.ComfyNode):
         image: Tensor | None = None,
         where: str = schedule.EVERYWHERE,
         thin: int = 2,
+        inset: float = 0.0,
     ) -> io.NodeOutput:
-        # The defaults here are the paper's: a prompt that lacks `where` is from before there was one, when it was everywhere.
+        # The defaults here are the paper's: a prompt that lacks `where` or `inset` is from before there was one, when the mask started so.
         m = as_mask(mask)
-        check_total((stages + 1) * m.numel(), f"stages is {stages}, which makes masks")
-        shrinking = schedule.shrinking(m, stages, growth, takeover, shape, spacing, soft_edge, where, thin)
+        check_total((stages + 1 + (inset > 0)) * m.numel(), f"stages is {stages}, which makes masks")
+        shrinking = schedule.shrinking(m, stages, growth, takeover, shape, spacing, soft_edge, where, thin, inset)
         shown = {**ui.PreviewImage(stages_over_time(shrinking, image)).as_dict(), "schedule": [{"shares": list(shrinking.shares)}]}
         return io.NodeOutput(shrinking, shrinking.masks.flatten(0, 1), ui=shown)

@@ -130,7 +130,7 @@ def test_the_quality_of_the_blueprint_sets_the_steps(client, quality, steps, fit
 
 
 ADDED = {"ClipRankBatch": {"pick": "", "frames": 1}, "DecoderFinetuneReconstruct": {"keep_thin_edits": False, "frames": 1},
-         "ProgressiveMaskDilate": {"where": "everywhere", "thin": 2}}  # fmt: skip
+         "ProgressiveMaskDilate": {"where": "everywhere", "thin": 2, "inset": 0}}  # fmt: skip
 
 
 def test_a_workflow_from_before_inputs_were_added_means_what_it_meant(ui):

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from bench._nodes import settings
-from blended_latent_diffusion.bld.schedule import shrinking, stage_shares
+from blended_latent_diffusion.bld.schedule import INSET_ENDS, shrinking, split, stage_shares
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from conftest import after_a_reload, needs_math
 from host.examples import BLUEPRINT
@@ -215,9 +215,17 @@ def test_the_stages_follow_the_widgets_before_anything_runs(ui, vue):
         widths = stages.evaluate_all("all => all.map(stage => stage.getBoundingClientRect().width)")
         assert [width / sum(widths) for width in widths] == pytest.approx(shares, abs=0.01)
         assert stages.all_text_contents() == [*(f"+{growth * stage}" for stage in range(count, 0, -1)), "mask"]
-    ui.page.evaluate(SET, {"where": "thin parts"})
+    ui.page.evaluate(SET, {"where": "thin parts", "inset": 0})
     assert stages.first.text_content() == "≤8", "only what is thin grows by so much"
     assert stages.first.get_attribute("title").startswith("At most 8 latent pixels beyond the thin parts")
+    for count, takeover, inset in ((8, 0.95, 0.2), (1, 0.95, 0.2), (0, 0.95, 0.5), (2, 0.6, 0.2)):
+        ui.page.evaluate(SET, {"stages": count, "takeover": takeover, "inset": inset})
+        pieces = split(stage_shares(count, takeover, "eased"), INSET_ENDS)
+        assert stages.evaluate_all("all => all.map(stage => Number(stage.dataset.share))") == pytest.approx([share for *_, share in pieces])
+        beyond = [f"≤{count - stage}" if stage < count else "" for stage, *_ in pieces]
+        labels = [f"{'' if late else 'inset'} {reach}".strip() for (_, late, _), reach in zip(pieces, beyond, strict=True)]
+        assert stages.all_text_contents() == [*labels[:-1], "mask"]
+    assert "Inside the edge where your mask is broad: 0% to" in stages.first.get_attribute("title")
     assert ui.complaints == []
 
 
@@ -231,7 +239,7 @@ def test_one_click_sets_the_papers_settings_one_the_defaults_and_an_undo_takes_i
         timeline.get_by_role("button", name=button).click()
         held = ui.page.evaluate(HELD)
         assert {name: held[name] for name in expected} == expected
-        assert timeline.locator(".bld-stages > div").count() == expected["stages"] + 1
+        assert timeline.locator(".bld-stages > div").count() == expected["stages"] + 1 + (expected["inset"] > 0)
     ui.page.keyboard.press("Control+z")
     ui.page.wait_for_function(f"() => ({HELD})().stages === {ours['stages']}")
     assert ui.complaints == []
@@ -309,10 +317,10 @@ def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, 
     bar = the(ui, "BlendedLatentKSampler")
     bar.filter(has_text="Run to see the steps.").wait_for()
     shares = bar.locator(".bld-stages > div").evaluate_all("all => all.map(stage => Number(stage.dataset.share))")
-    assert shares == pytest.approx(stage_shares(3, 0.78)), "the schedule is known before the steps are"
+    assert shares == pytest.approx([share for *_, share in split(stage_shares(1, 0.95), INSET_ENDS)]), "the schedule is known before the steps are"
     record = ui.run()
     (shown,) = [output["steps"][0] for output in record["outputs"].values() if "steps" in output]
-    assert bar.locator(".bld-stages > div").all_text_contents() == [str(shown["stages"].count(stage)) for stage in range(4)]
+    assert bar.locator(".bld-stages > div").all_text_contents() == [str(shown["stages"].count(stage)) for stage in range(3)]
     ticks = bar.locator(".bld-steps > i").evaluate_all("all => all.map(tick => [parseFloat(tick.style.left) / 100, Number(tick.dataset.stage)])")
     assert [start for start, _ in ticks] == pytest.approx(shown["starts"], abs=1e-3) and [stage for _, stage in ticks] == shown["stages"]
     seen = ui.page.evaluate("window.seen")
@@ -326,10 +334,10 @@ def test_the_sampler_shows_its_steps_after_a_run_and_where_it_is_during_one(ui, 
     ui.page.evaluate(CHANGE, ["steps", steps])
     assert bar.locator(".bld-steps > i").count() == len(shown["starts"])
 
-    ui.page.evaluate(SET, {"stages": 1})
+    ui.page.evaluate(SET, {"stages": 2})
     bar.filter(has_text="Run to see the steps.").wait_for()
-    assert bar.locator(".bld-stages > div").count() == 2, "it follows the schedule before it"
-    ui.page.evaluate(SET, {"stages": 3})
+    assert bar.locator(".bld-stages > div").count() == 4, "it follows the schedule before it"
+    ui.page.evaluate(SET, {"stages": 1})
     assert bar.locator(".bld-steps > i").count() == len(shown["starts"])
     ui.page.evaluate("""() => {
         const sampler = app.graph.nodes.find(n => n.type === "BlendedLatentKSampler")

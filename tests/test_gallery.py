@@ -156,7 +156,8 @@ def test_the_keys_move_pick_and_enlarge(ui, vue):
     press("Enter")
     assert widget(ui, "ClipRankBatch", "pick") == f"{candidates[5]['index']},{candidates[3]['index']}"
     press("Escape")
-    assert large.count() == 0 and ui.page.evaluate("app.graph.nodes.filter(n => n.type === 'ClipRankBatch').length") == 1
+    large.wait_for(state="detached")
+    assert ui.page.evaluate("app.graph.nodes.filter(n => n.type === 'ClipRankBatch').length") == 1
     assert ui.complaints == []
 
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bench._nodes import settings
 from blended_latent_diffusion.bld import masks, schedule
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 
@@ -98,14 +97,6 @@ def test_a_prompt_from_before_there_was_a_where_means_everywhere(pack):
     old = {"stages": 3, "growth": 1, "shape": "square", "takeover": 0.78, "spacing": "equal", "soft_edge": 0}
     assert torch.equal(ProgressiveMaskDilate.execute(mask, **old).args[0].masks, schedule.shrinking(mask).masks)
     assert torch.equal(ProgressiveMaskDilate.execute(mask, **old, where="thin parts", thin=3).args[0].masks, thin_parts(mask, thin=3).masks)
-
-
-@pytest.mark.promise("mask-shrinks", "dilated")
-def test_a_new_node_widens_strokes_and_leaves_broad_areas_as_they_are(pack):
-    mask = painted(BROAD, STROKE)
-    new = ProgressiveMaskDilate.execute(mask, **settings(ProgressiveMaskDilate)).args[0]
-    assert torch.equal(new.masks, torch.stack([torch.maximum(mask, painted((6, 18, 5, 14))), mask])), "2 latent pixels around the stroke"
-    assert new.shares == pytest.approx((0.95, 0.05))
 
 
 def test_another_place_is_refused():

@@ -242,7 +242,8 @@ def crop(image: Any, mask: Any, **options: Any) -> dict[str, Any]:
 CHAINS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "edit": (edit, ("LatentMaskResize.mode", "LatentMaskResize.threshold", "LatentMaskResize.invert", "ProgressiveMaskDilate.stages",
                     "ProgressiveMaskDilate.growth", "ProgressiveMaskDilate.soft_edge", "ProgressiveMaskDilate.takeover", "ProgressiveMaskDilate.where",
-                    "BlendedLatentKSampler.denoise", "BlendedLatentKSampler.cfg", "BlendedLatentKSampler.seed", "BlendedLatentKSampler.chunk_size")),
+                    "ProgressiveMaskDilate.inset", "BlendedLatentKSampler.denoise", "BlendedLatentKSampler.cfg", "BlendedLatentKSampler.seed",
+                    "BlendedLatentKSampler.chunk_size")),
     "any sampler": (any_sampler, ("ProgressiveMaskDilate.stages", "ProgressiveMaskDilate.growth", "ProgressiveMaskDilate.takeover")),
     "pruned": (pruned, ("PruneCandidates.start", "PruneCandidates.keep", "PruneCandidates.rounds", "PruneCandidates.at_least", "PruneCandidates.scope",
                         "PruneCandidates.vae", "BlendedLatentKSampler.denoise")),
