@@ -82,10 +82,9 @@ def resize(mask: str = "@picture.MASK", image: str = "@picture.IMAGE") -> dict[s
     return {"resize": node("LatentMaskResize", mask=mask, latent="@encode.LATENT", image=image)}
 
 
-def shrink(image: str = "@picture.IMAGE") -> dict[str, Node]:
-    """The masks of the stages, shown on the picture, as the paper sets them."""
-    paper = {"stages": 3, "growth": 1, "takeover": 0.78, "where": "everywhere"}
-    return {"shrink": node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", image=image, **paper)}
+def shrink(image: str = "@picture.IMAGE", **settings: Any) -> dict[str, Node]:
+    """The masks of the stages, shown on the picture."""
+    return {"shrink": node("ProgressiveMaskDilate", width=WIDE, mask="@resize.mask", image=image, **settings)}
 
 
 def sampler(title: str = "", **inputs: Any) -> Node:
@@ -155,8 +154,9 @@ def blended_latent_edit(model: Node = DEMO, file: str = "bld_demo_edit.png", tex
     """The whole method."""
     told = f"""## Blended Latent Diffusion
 
-The whole method, from the left to the right. The sampler draws several candidates under a mask that starts wide and shrinks. CLIP ranks them. A copy of \
-the decoder is tuned until the background of the best one is yours again.
+The whole method, from the left to the right. The mask has a schedule: thin parts start wide, and broad parts start a little inside \
+their edge. The sampler draws several candidates under it. CLIP ranks them. A copy of the decoder is tuned until the background of the best one is yours \
+again.
 
 **Change first:** the picture and its mask ({PAINT}), then the prompt. Then *seed* and *candidates* of the sampler.
 
@@ -164,7 +164,7 @@ the decoder is tuned until the background of the best one is yours again.
     return [
         source(file, text, told, model),
         Step("Prepare picture, prompt and mask", [encoded(), resize()]),
-        Step("Sample candidates while the mask shrinks", [shrink(), {"sample": sampler(mask_schedule="@shrink.schedule", **settings)}]),
+        Step("Sample candidates under a schedule of masks", [shrink(), {"sample": sampler(mask_schedule="@shrink.schedule", **settings)}]),
         ranking("masked"),
         finish(),
         outcome("edit"),
@@ -190,16 +190,16 @@ def thin_stroke() -> Graph:
     told = f"""## Thin stroke
 
 A thin mask covers a few latent pixels, and what the early steps form there is blended away. So the mask starts wide and shrinks to your stroke. \
-Both samplers use the same seeds: compare.
+Both samplers use the same seeds: compare. This stroke is up to 4 latent pixels thick, so *thin* is 4.
 
 The edit fills whole latent pixels, which are wider than the stroke. *Grow Mask* lets the reconstruction keep more of it.
 
-**Change first:** the stroke ({PAINT}), the prompt, and *stages* of *Progressive Mask Dilate*."""
+**Change first:** the stroke ({PAINT}), the prompt, and *growth* of *Progressive Mask Dilate*."""
     return [
         source("bld_demo_stroke.png", "a rainbow", told),
         Step("Prepare picture, prompt and mask", [encoded(), resize()]),
         Step("Sample the same seeds twice: under the thin mask, and under one that shrinks to it", [
-            shrink() | {"thin": sampler("Without shrinking", seed=RAINBOW, candidates=4, mask="@resize.mask")},
+            shrink(thin=4) | {"thin": sampler("Without shrinking", seed=RAINBOW, candidates=4, mask="@resize.mask")},
             {"sample": sampler("With shrinking", seed=RAINBOW, candidates=4, mask_schedule="@shrink.schedule"),
              "decode thin": node("VAEDecode", samples="@thin.latent", vae="@load.VAE")}]),
         Step("Look at both, and keep the shrinking one", [
@@ -287,7 +287,7 @@ was trained for."""
         source("bld_demo_large.png", "a gift", told),
         Step("Cut out what the edit needs to see", [{"cut": cut}]),
         Step("Prepare crop, prompt and mask", [encoded(encode=node("VAEEncode", pixels="@cut.image", vae="@load.VAE")), resize("@cut.mask", "@cut.image")]),
-        Step("Sample 4 candidates while the mask shrinks", [
+        Step("Sample 4 candidates under a schedule of masks", [
             shrink("@cut.image"), {"sample": sampler(candidates=4, mask_schedule="@shrink.schedule")}]),
         ranking("masked", "@cut.mask"),
         finish(image="@cut.image", mask="@cut.mask"),
@@ -300,8 +300,8 @@ def any_sampler() -> Graph:
     """A stock KSampler."""
     told = f"""## Any sampler
 
-*Apply Mask Schedule* patches the model, so the shrinking mask works in *KSampler*, *KSampler (Advanced)* and *SamplerCustomAdvanced*. Don't set a noise mask \
-in the latent, too: the schedule replaces it.
+*Apply Mask Schedule* patches the model, so the schedule of masks works in *KSampler*, *KSampler (Advanced)* and *SamplerCustomAdvanced*. Don't set a noise \
+mask in the latent, too: the schedule replaces it.
 
 **Change first:** the picture and its mask ({PAINT}), the prompt, and the sampler."""
     apply = node("ApplyMaskSchedule", model="@load.MODEL", mask_schedule="@shrink.schedule")
@@ -310,7 +310,7 @@ in the latent, too: the schedule replaces it.
     return [
         source("bld_demo_edit.png", "a sunflower", told),
         Step("Prepare picture, prompt and mask", [encoded(), resize()]),
-        Step("Put the shrinking mask into the model, and sample as usual", [shrink(), {"apply": apply}, {"sample": stock}]),
+        Step("Put the schedule of masks into the model, and sample as usual", [shrink(), {"apply": apply}, {"sample": stock}]),
         Step("Restore the background", [{"restore": reconstruct("@sample.LATENT")}]),
         outcome("any_sampler"),
     ]
@@ -366,10 +366,10 @@ open either ({PAINT})."""
              "right words": node("CLIPTextEncode", "What you want to see on the right", clip="@load.CLIP", text="a sunflower"),
              "negative": node("CLIPTextEncode", "Negative prompt", clip="@load.CLIP", text=""),
              "both": node("MaskComposite", "Both masks", destination="@picture.MASK", source="@second.MASK", operation="add")},
-            region]),
+            region | resize("@both.MASK")]),
         Step("Sample 8 candidates", [
-            {"positive": node("ConditioningCombine", "Both prompts", conditioning_1="@left.CONDITIONING", conditioning_2="@right.CONDITIONING")},
-            {"sample": sampler(candidates=8, mask="@both.MASK")}]),
+            shrink() | {"positive": node("ConditioningCombine", "Both prompts", conditioning_1="@left.CONDITIONING", conditioning_2="@right.CONDITIONING")},
+            {"sample": sampler(candidates=8, mask_schedule="@shrink.schedule")}]),
         ranking("box", "@both.MASK", prompt="a penguin\na sunflower"),
         finish(mask="@both.MASK"),
         outcome("two_edits"),
@@ -440,7 +440,7 @@ def blueprint() -> Graph:
                 "quick": is_chosen("quick"), "best": is_chosen("best"),
                 "positive": node("CLIPTextEncode", "Prompt", clip="@in.clip", text="@words.STRING"),
                 "negative": node("CLIPTextEncode", "Negative prompt", clip="@in.clip", text="")}]),
-        Step("Sample candidates while the mask shrinks", [
+        Step("Sample candidates under a schedule of masks", [
             shrink("@in.image") | {"steps": by_quality("Sampling steps", 12, 20, 50), "fit": by_quality("Reconstruction steps", 10, 20, 75)},
             {"sample": sampler(model="@in.model", steps="@steps.INT", cfg="@in.cfg", seed="@in.seed", scheduler="normal", candidates="@in.candidates",
                                mask_schedule="@shrink.schedule")}]),

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable
 from io import BytesIO
+from itertools import accumulate, pairwise
 from typing import Any
 
 from PIL import Image, ImageChops, ImageDraw
@@ -37,7 +38,7 @@ LABELS = {"background_edit": ("source", "painted: kept"), "scribble_edit": ("scr
 
 
 class Studio:
-    """A real server with this pack and the demo model, and one tab of the real frontend."""
+    """A real server with this pack and the demo model, and one tab of the real frontend. `last` is the last run."""
 
     def __init__(self, client: Client, ui: Ui) -> None:
         self.client = client
@@ -52,7 +53,7 @@ class Studio:
         taps = {f"see {name}": {"class_type": "PreviewImage", "inputs": {"images": link}} for name, link in links.items()}
         taps |= {f"see {name}": {"class_type": "PreviewAny", "inputs": {"source": link}} for name, link in (texts or {}).items()}
         needed = {node_id: node for node_id, node in prompt.items() if node["class_type"] not in OUTPUTS}  # nothing but the taps asks for work
-        run = self.client.run(needed | taps)
+        run = self.last = self.client.run(needed | taps)
         pictures = {name: self.pictures(run, f"see {name}") for name in links}
         return pictures | {name: run.outputs[f"see {name}"]["text"] for name in texts or {}}
 
@@ -141,12 +142,11 @@ def scribbled(studio: Studio, example: str, strokes: list[tuple[int, list[tuple[
 
 def progressive_mask_dilate(studio: Studio) -> Image.Image:
     """The masks of the stages, with the part of the schedule that each covers."""
-    prompt = scribbled(studio, "thin_stroke", [(5, [(56, 120), (104, 80), (152, 124), (200, 84)])])
+    prompt = scribbled(studio, "thin_stroke", [(5, [(40, 60), (96, 28), (152, 64), (208, 32)]), (112, [(72, 176), (184, 176)])])
     dilate = the(prompt, "ProgressiveMaskDilate")
     made = studio.run(prompt, **source_and_mask(prompt), stages=as_image(prompt, [dilate, 1]))
-    takeover, stages = prompt[dilate]["inputs"]["takeover"], made["stages"]
-    ends = [takeover * index / (len(stages) - 1) for index in range(len(stages))] + [1]
-    panels = [Panel(f"{start:.0%} to {end:.0%}", image) for start, end, image in zip(ends, ends[1:], stages, strict=False)]
+    ends = [0, *accumulate(studio.last.outputs[dilate]["schedule"][0]["shares"])]
+    panels = [Panel(f"{start:.0%} to {end:.0%}", image) for (start, end), image in zip(pairwise(ends), made["stages"], strict=True)]
     return sheet([Panel("mask on the source", painted(made["source"][0], made["mask"][0])), *panels], len(panels) + 1, 180)
 
 
