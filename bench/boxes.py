@@ -19,16 +19,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench import _table, edits
-from bench._cases import as_picture
 from bench._command import benchmark
 from bench._nodes import half_precision, load, settings
 from bench.demo_model import shows
 from bench.edits import METHODS, PACK, PLAIN, Method
 from bench.look import box_edits
-from blended_latent_diffusion.bld import masks, metrics
+from bench.shrinking import seam
 from blended_latent_diffusion.nodes.progressive_mask_dilate import ProgressiveMaskDilate
 from demo.train import judge
 
@@ -44,10 +42,7 @@ def measured(tools: Any, referee: Any, found: list, seed: int, draw: Method) -> 
     """Of each edit, whether its object shows, and its seam."""
     (batch,) = edits.batches_of(tools.vae, tools.text, found, seed)
     pictures, sources = edits.decode(tools.vae, draw(tools.model, batch)), edits.decode(tools.vae, batch.z)
-    cells = masks.resize(batch.masks, tuple(batch.z.shape[-2:]))
-    sampled = torch.nn.functional.interpolate(cells[:, None], size=batch.masks.shape[-2:], mode="nearest-exact")
-    seams = [metrics.seam(as_picture(picture), as_picture(source), m) for picture, source, m in zip(pictures, sources, sampled, strict=True)]
-    return list(zip(shows(referee, pictures, [case.kind for case in found]), seams, strict=True))
+    return list(zip(shows(referee, pictures, [case.kind for case in found]), map(seam, pictures, sources, found), strict=True))
 
 
 def answer(options: argparse.Namespace) -> dict[str, dict[str, float]]:

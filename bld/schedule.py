@@ -153,10 +153,10 @@ def shrinking(
     if where not in (EVERYWHERE, THIN_PARTS):
         raise ValueError(f"where is {where!r}, but must be {EVERYWHERE} or {THIN_PARTS}.")
     parts = [(mask, 1.0)] if where == EVERYWHERE else needs(mask, thin)
-    wide = [m_.soften(widened(parts, growth * stage, shape), soft_edge) for stage in range(stages, 0, -1)]
+    grown = [*(m_.soften(widened(parts, growth * stage, shape), soft_edge) for stage in range(stages, 0, -1)), torch.zeros_like(mask)]
     begun = [m_.inset(mask, inset), mask]
     spans = split(stage_shares(stages, takeover, spacing), INSET_ENDS if inset and where == THIN_PARTS else 0.0)
-    stage_masks = [torch.maximum(begun[late], [*wide, mask * 0][stage]) for stage, late, _ in spans]
+    stage_masks = [torch.maximum(begun[late], grown[stage]) for stage, late, _ in spans]
     return MaskSchedule(torch.stack(stage_masks), tuple(share for *_, share in spans))
 
 
